@@ -1,0 +1,279 @@
+"""Artifacts: folders whose manifest ``qexport.json`` is written last, so that no manifest means no artifact.
+
+Manifest format history:
+
+1: first version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from qexport.errors import ContractError, InputError
+
+MANIFEST_NAME = "qexport.json"
+ONNX_NAME = "model.onnx"
+ONNX_DATA_NAME = "model.onnx.data"
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelInfo(_Value):
+    """Where the weights came from."""
+
+    name: str
+    """Hub id, or the folder's name: never a path of the machine."""
+    revision: str = ""
+    """Pinned commit of a hub model; empty for a local folder."""
+    weights_sha256: str
+    """Digest over the source's weight files."""
+    architecture: str
+    """``model_type`` of the configuration: ``gpt2``, ``llama``."""
+    parameters: int
+    """Number of weights, tied ones counted once."""
+
+
+class NodeInfo(_Value):
+    """One weight that a selection names, as it is in the graph."""
+
+    name: str
+    role: str
+    weight: str
+    """Name of the weight, which is its module path: ``transformer.h.0.attn.c_attn.weight``."""
+    shape: tuple[int, ...]
+
+
+class SelectionInfo(_Value):
+    """The selection asked for: the rules, and the nodes they chose."""
+
+    rules: str
+    """The rules as one would type them: ``--nodes attention --exclude '.*c_proj'``."""
+    nodes: tuple[NodeInfo, ...]
+
+
+class QuantizedNode(_Value):
+    """One node found quantized when the emitted file was opened again."""
+
+    name: str
+    weight: str
+    weight_dtype: str
+    """``int8``, ``uint8``; for bitsandbytes ``int8``, ``fp4``, ``nf4``."""
+    per_channel: bool
+    activation: Literal["none", "static", "dynamic"]
+
+
+class CalibrationInfo(_Value):
+    """What the activation ranges were taken from."""
+
+    method: str
+    text: str
+    tokens_sha256: str
+    windows: int
+    tokens: int
+
+
+class FileInfo(_Value):
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class Manifest(_Value):
+    """Everything one may want to know of an artifact without loading it."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    kind: Literal["onnx", "torch"]
+    """``onnx``: ``model.onnx`` is here. ``torch``: bitsandbytes weights that transformers loads."""
+    model: ModelInfo
+    exporter: str = ""
+    recipe: str
+    engine: str = ""
+    parent_sha256: str = ""
+    """Digest of the fp32 artifact this one was made from."""
+    selection: SelectionInfo | None = None
+    quantized: tuple[QuantizedNode, ...] = ()
+    settings: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """The scheme's settings, those chosen by the machine included (``weight_dtype``)."""
+    calibration: CalibrationInfo | None = None
+    weight_bytes: int
+    """Bytes of all weights as stored, tied ones once; not the bytes of the file."""
+    files: tuple[FileInfo, ...] = ()
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+class Artifact(BaseModel):
+    """A folder with a manifest that was read and checked for form."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def onnx_path(self) -> Path:
+        return self.path / ONNX_NAME
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the artifact: over names and digests of its files."""
+        text = "".join(f"{info.path}\0{info.sha256}\n" for info in self.manifest.files)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of all files of the artifact, the manifest included."""
+        return sum(info.size_bytes for info in self.manifest.files) + (self.path / MANIFEST_NAME).stat().st_size
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read in blocks."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def load_artifact(path: Path, *, verify: bool = False) -> Artifact:
+    """Read an artifact's manifest.
+
+    Args:
+        path: the folder.
+        verify: hash every file again and compare.
+
+    Raises:
+        InputError: no folder, no manifest, or a manifest that cannot be read.
+        ContractError: a file is missing, has another size, or (with ``verify``) another digest.
+    """
+    manifest_path = path / MANIFEST_NAME
+    if not manifest_path.is_file():
+        raise InputError(f"{path}: not an artifact, it has no {MANIFEST_NAME}; make one with `qexport export`")
+    try:
+        manifest = Manifest.model_validate_json(manifest_path.read_text())
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise InputError(f"{manifest_path}: corrupt manifest ({_first_reason(error)}); make the artifact again") from error
+    for info in manifest.files:
+        file = path / info.path
+        if not file.is_file():
+            raise ContractError(f"{file}: named in the manifest but missing; make the artifact again")
+        if file.stat().st_size != info.size_bytes or (verify and file_sha256(file) != info.sha256):
+            raise ContractError(f"{file}: altered since its manifest was written; make the artifact again")
+    return Artifact(path=path, manifest=manifest)
+
+
+def _first_reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return f"{place}: {first['msg']}" if place else str(first["msg"])
+    return str(error)
+
+
+class Draft:
+    """A folder being filled. :meth:`finish` writes the manifest; leaving the ``with`` block renames it into place."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.finished = False
+
+    def finish(self, manifest: Manifest) -> None:
+        """Hash the files, write the manifest last and flush everything to disk."""
+        files = []
+        for file in sorted(p for p in self.path.rglob("*") if p.is_file()):
+            files.append(
+                FileInfo(
+                    path=file.relative_to(self.path).as_posix(),
+                    size_bytes=file.stat().st_size,
+                    sha256=file_sha256(file),
+                )
+            )
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        complete = manifest.model_copy(update={"files": tuple(files)})
+        text = json.dumps(complete.model_dump(mode="json", by_alias=True), indent=1) + "\n"
+        with (self.path / MANIFEST_NAME).open("w") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        self.finished = True
+
+
+@contextlib.contextmanager
+def new_artifact(path: Path, *, overwrite: bool = False) -> Iterator[Draft]:
+    """Make an artifact folder so that, whatever stops it, ``path`` holds the old artifact or none.
+
+    The files go to a hidden folder beside ``path``, which one rename puts in place at the end. Hidden folders of
+    processes that were killed are removed here.
+
+    Raises:
+        InputError: ``path`` exists and ``overwrite`` is not set, or is something else than an artifact.
+    """
+    path = Path(os.path.abspath(path))
+    check_output(path, overwrite=overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    beside = path.parent / f".{path.name}.new-{os.getpid()}"
+    beside.mkdir()
+    draft = Draft(beside)
+    try:
+        yield draft
+        if not draft.finished:
+            raise ContractError(f"{path}: the artifact was left without a manifest")
+        if path.exists():
+            old = path.parent / f".{path.name}.old-{os.getpid()}"
+            path.rename(old)
+            beside.rename(path)
+            shutil.rmtree(old)
+        else:
+            beside.rename(path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder that must not be replaced; called before long work starts.
+
+    Raises:
+        InputError: see :func:`new_artifact`.
+    """
+    if not path.exists() and not path.is_symlink():
+        return
+    if path.is_symlink() or not path.is_dir():
+        raise InputError(f"{path}: exists and is not a folder; choose another output")
+    if not any(path.iterdir()):
+        return
+    if not (path / MANIFEST_NAME).is_file():
+        raise InputError(f"{path}: exists and is not an artifact of qexport; choose another output")
+    if not overwrite:
+        raise InputError(f"{path}: exists; pass --overwrite to replace it")
+
+
+def _sweep(path: Path) -> None:
+    """Clear what killed processes left beside ``path``; an old artifact on its way out goes back if none replaced it."""
+    for kind in ("old", "new"):
+        for left in path.parent.glob(f".{path.name}.{kind}-*"):
+            pid = left.name.rsplit("-", 1)[1]
+            if not pid.isdigit() or _alive(int(pid)):
+                continue
+            if kind == "old" and not path.exists():
+                left.rename(path)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,187 @@
+"""Activation ranges: real text through the fp32 graph, prefill and decode steps on real past, in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qexport import progress, runtime
+from qexport.errors import ContractError, InputError
+from qexport.numerics import histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from qexport.artifact import Artifact
+    from qexport.inputs.text import TokenSet
+
+logger = logging.getLogger(__name__)
+
+PREFILL_CHUNK = 128
+"""Tokens per prefill step: what bounds the activations held at once."""
+DECODE_STEPS = 8
+"""Tokens at the end of each window that are fed one by one."""
+
+Ranges = Mapping[str, histogram.Range]
+"""Range of each activation tensor, by its name in the graph."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinMax:
+    """The whole range seen."""
+
+    def range(self, seen: histogram.Histogram) -> histogram.Range:
+        return histogram.min_max(seen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Percentile:
+    """The range that holds this share of all values."""
+
+    percent: float = 99.99
+
+    def range(self, seen: histogram.Histogram) -> histogram.Range:
+        return histogram.percentile(seen, self.percent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entropy:
+    """The range of least Kullback-Leibler divergence."""
+
+    def range(self, seen: histogram.Histogram) -> histogram.Range:
+        return histogram.entropy(seen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mse:
+    """The range of least mean squared error."""
+
+    def range(self, seen: histogram.Histogram) -> histogram.Range:
+        return histogram.mean_squared_error(seen)
+
+
+Method = MinMax | Percentile | Entropy | Mse
+METHODS: Mapping[str, Method] = {"minmax": MinMax(), "percentile": Percentile(), "entropy": Entropy(), "mse": Mse()}
+
+
+def method_label(method: Method) -> str:
+    """The method with its settings: ``percentile(percent=99.99)``."""
+    name = next(name for name, known in METHODS.items() if type(known) is type(method))
+    settings = ", ".join(f"{key}={value}" for key, value in asdict(method).items())
+    return f"{name}({settings})" if settings else name
+
+
+def calibrate(artifact: Artifact, tensors: Sequence[str], tokens: TokenSet, method: Method) -> Ranges:
+    """Ranges of activation tensors over a set of token windows.
+
+    The result is kept in the cache folder under a key of model, tensors, tokens and method, and read from there when
+    the same is asked again.
+
+    Args:
+        artifact: an fp32 artifact.
+        tensors: names of the float tensors to observe.
+        tokens: windows of text, as they are evaluated.
+        method: how a range is taken from the values seen.
+
+    Raises:
+        InputError: there are no windows.
+        ContractError: an activation is not finite.
+    """
+    if not tokens.sequences:
+        raise InputError("the calibration text gives no window of tokens; give a longer text")
+    names = sorted(set(tensors))
+    key = hashlib.sha256(
+        json.dumps(
+            [1, artifact.sha256, names, tokens.sha256, method_label(method), PREFILL_CHUNK, DECODE_STEPS]
+        ).encode()
+    ).hexdigest()
+    cached = cache_folder() / "ranges" / f"{key}.json"
+    ranges = _read_ranges(cached, names)
+    if ranges is None:
+        seen = _observe(artifact, names, tokens)
+        ranges = {name: method.range(seen[name]) for name in names}
+        _write_ranges(cached, ranges)
+    return ranges
+
+
+def cache_folder() -> Path:
+    """Where qexport keeps what it can make again: ``$QEXPORT_CACHE``, or ``qexport`` in the user's cache folder."""
+    chosen = os.environ.get("QEXPORT_CACHE")
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qexport"
+
+
+def _read_ranges(path: Path, names: Sequence[str]) -> dict[str, histogram.Range] | None:
+    try:
+        stored = json.loads(path.read_text())
+        return {name: (float(stored[name][0]), float(stored[name][1])) for name in names}
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def _write_ranges(path: Path, ranges: Ranges) -> None:
+    """Keep the ranges for next time; a cache that cannot be written costs time, nothing else."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(ranges, indent=1))
+        beside.replace(path)
+    except OSError as error:
+        logger.info("the calibration cache was not written: %s", error)
+
+
+def _observe(artifact: Artifact, names: Sequence[str], tokens: TokenSet) -> dict[str, histogram.Histogram]:
+    seen = {name: histogram.Histogram() for name in names}
+    with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
+        session = runtime.OrtSession(_observer(artifact, names, Path(folder)), provider="cpu")
+        outputs = [*names, *session.present_names]
+        with progress.task("calibrating", total=len(tokens.sequences)) as advance:
+            for window in tokens.sequences:
+                past: dict[str, NDArray[np.float32]] | None = None
+                for step in _steps(window):
+                    values = session.run(session.feeds(step[None, :], past), outputs)
+                    past = runtime.present_to_past(values)
+                    for name in names:
+                        _add(seen[name], values[name], name)
+                advance()
+    return seen
+
+
+def _add(seen: histogram.Histogram, values: NDArray[np.float32], name: str) -> None:
+    try:
+        seen.add(values)
+    except ValueError as error:
+        raise ContractError(f"{name}: {error} on the calibration text; the model overflows in fp32") from error
+
+
+def _steps(window: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """A window cut into prefill chunks and single decode steps; every token is fed exactly once."""
+    prefill = max(1, len(window) - DECODE_STEPS)
+    chunks = [window[start : min(start + PREFILL_CHUNK, prefill)] for start in range(0, prefill, PREFILL_CHUNK)]
+    return chunks + [window[at : at + 1] for at in range(prefill, len(window))]
+
+
+def _observer(artifact: Artifact, names: Sequence[str], folder: Path) -> Path:
+    """The graph with the observed tensors and the cache as its only outputs: the head does not even run."""
+    import onnx_ir as ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    model = ir.load(artifact.onnx_path)
+    graph = model.graph
+    values = {value.name: value for node in graph for value in node.outputs}
+    values.update({value.name: value for value in graph.inputs})
+    kept = [value for value in graph.outputs if value.name != "logits"]
+    graph.outputs[:] = [*(values[name] for name in names), *kept]
+    RemoveUnusedNodesPass()(model)
+    path = folder / "observer.onnx"
+    ir.save(model, path, external_data="observer.data")
+    return path

@@ -1,0 +1,75 @@
+"""Facts about the processor: its name, and the instructions that decide which INT8 kernels run."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+INT8_ISA = ("amx_int8", "asimddp", "avx2", "avx512_vnni", "avx512f", "avx_vnni", "i8mm")
+"""The flags, as Linux names them, that INT8 kernels are chosen by."""
+
+_MACOS_FLAGS = {
+    "hw.optional.arm.FEAT_DotProd": "asimddp",
+    "hw.optional.arm.FEAT_I8MM": "i8mm",
+    "hw.optional.avx2_0": "avx2",
+    "hw.optional.avx512f": "avx512f",
+}
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def cpu_name() -> str:
+    """The processor's model name; the name of the architecture where the system does not tell more."""
+    info = _cpuinfo()
+    # arm kernels name no model: they give the implementer's code and the part number.
+    if "model name" in info:
+        return info["model name"]
+    if "CPU part" in info:
+        return f"{platform.machine()} implementer {info.get('CPU implementer', '?')} part {info['CPU part']}"
+    return _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine()
+
+
+def isa() -> tuple[str, ...]:
+    """The flags of :data:`INT8_ISA` that this processor has, sorted."""
+    info = _cpuinfo()
+    flags = set((info.get("flags") or info.get("Features") or "").split())
+    flags |= {flag for key, flag in _MACOS_FLAGS.items() if _sysctl(key) == "1"}
+    return tuple(sorted(flags & set(INT8_ISA)))
+
+
+def has_vnni() -> bool:
+    """Whether products of 8-bit integers are summed in 32 bits.
+
+    Without it, AVX2 and plain AVX-512 sum pairs of u8 x s8 products in 16 bits, which saturate: weights then need
+    one bit less (``reduce_range``), or must be unsigned.
+    """
+    return bool({"avx512_vnni", "avx_vnni", "asimddp"} & set(isa()))
+
+
+def cores() -> int:
+    """Processors this process may use: what ``taskset`` or a container leaves of the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@functools.cache
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's entries of /proc/cpuinfo; empty where there is none."""
+    if not _CPUINFO.is_file():
+        return {}
+    first = _CPUINFO.read_text().split("\n\n", 1)[0]
+    pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+@functools.cache
+def _sysctl(key: str) -> str:
+    """One value of the macOS kernel; empty elsewhere, or where it does not know the key."""
+    if sys.platform != "darwin":
+        return ""
+    answer = subprocess.run(["/usr/sbin/sysctl", "-n", key], capture_output=True, text=True, check=False)
+    return answer.stdout.strip()

@@ -1,0 +1,1 @@
+"""What the user gives: models, text and experiments, checked before any work starts."""

@@ -1,0 +1,298 @@
+"""Models: a local folder or a hub id becomes a :class:`ModelSource` whose files were checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qexport.errors import InputError
+from qexport.inputs.weights import check_shards, digest_weights, read_header
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+"""The names transformers looks for, in its order."""
+
+_TOKENIZERS = (
+    ("tokenizer.json",),
+    ("tokenizer.model",),
+    ("spiece.model",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+)
+_SIDE_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """A model on this machine whose folder holds configuration, tokenizer and finite weights of a decoder."""
+
+    name: str
+    """Hub id, or the folder's name: never a path of the machine."""
+    revision: str
+    """Commit of the hub snapshot; empty for a local folder."""
+    path: Path
+    config: dict[str, Any]
+    weight_files: tuple[Path, ...]
+    weights_sha256: str
+    """Over names and bytes of the weight files."""
+    trust_remote_code: bool
+    """Whether the folder's own Python code may run: asked for and needed."""
+
+    @property
+    def model_type(self) -> str:
+        return str(self.config["model_type"])
+
+    @property
+    def context_length(self) -> int:
+        """The number of positions the model was made for.
+
+        Raises:
+            InputError: neither the configuration nor its class's defaults name one.
+        """
+        for key in _CONTEXT_KEYS:
+            if isinstance(self.config.get(key), int):
+                return int(self.config[key])
+        default = getattr(_load_config(self), "max_position_embeddings", None)
+        if not isinstance(default, int):
+            raise InputError(f"{self.path / 'config.json'}: names no context length; add max_position_embeddings")
+        return default
+
+
+def locate_model(
+    spec: str | Path, *, revision: str | None = None, allow_pickle: bool = False, trust_remote_code: bool = False
+) -> ModelSource:
+    """Find a model and check everything that can be checked without building it.
+
+    Args:
+        spec: a local folder, or a hub id (from the hub's cache where it is there).
+        revision: branch, tag or commit of a hub id.
+        allow_pickle: accept ``pytorch_model.bin`` where there is no safetensors file.
+        trust_remote_code: accept a model whose code comes with its files.
+
+    Raises:
+        InputError: nothing there, or a model that qexport cannot take; the message names the file and the way out.
+    """
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise InputError(f"{spec}: a local folder has no revision {revision}; leave --revision out")
+        folder, name, commit = folder.resolve(), folder.resolve().name, ""
+    else:
+        folder = _snapshot(str(spec), revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+        name, commit = str(spec), folder.name
+    config = _read_config(folder)
+    remote = _check_remote_code(folder, config, trust=trust_remote_code)
+    if not remote:
+        _check_decoder(folder, config)
+    if "quantization_config" in config:
+        raise InputError(f"{folder / 'config.json'}: the model is quantized already; give the original model")
+    if not any(all((folder / part).is_file() for part in parts) for parts in _TOKENIZERS):
+        raise InputError(f"{folder}: no tokenizer (tokenizer.json, or vocab.json with merges.txt); save it there too")
+    files = _weight_files(folder, allow_pickle=allow_pickle)
+    return ModelSource(
+        name=name,
+        revision=commit,
+        path=folder,
+        config=config,
+        weight_files=files,
+        weights_sha256=digest_weights(files),
+        trust_remote_code=remote,
+    )
+
+
+def _snapshot(spec: str, revision: str | None, *, allow_pickle: bool, trust_remote_code: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if Path(spec).is_file():
+        raise InputError(f"{spec}: a file; give the folder that holds config.json, tokenizer and weights")
+    if not _HUB_ID.fullmatch(spec) or ".." in spec or "--" in spec:
+        raise InputError(f"{spec}: no such folder, and not a hub id such as openai-community/gpt2; check the path")
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    patterns += ["*.bin"] if allow_pickle else []
+    patterns += ["*.py"] if trust_remote_code else []
+    try:
+        found = snapshot_download(
+            spec, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*", "consolidated*"]
+        )
+    except GatedRepoError as error:
+        raise InputError(f"{spec}: gated on the hub; ask for access there and log in with `hf auth login`") from error
+    except RevisionNotFoundError as error:
+        raise InputError(f"{spec}: has no revision {revision} on the hub; check --revision") from error
+    except RepositoryNotFoundError as error:
+        raise InputError(f"{spec}: no such folder, and no such model on the hub; check the name") from error
+    except (OSError, ValueError) as error:  # requests, the cache and offline mode all raise one of these two
+        raise InputError(
+            f"{spec}: no such folder, and the hub cannot be reached for it ({type(error).__name__}); "
+            "give a local folder, or connect once so that it is cached"
+        ) from error
+    return Path(found)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({_one_line(error)}); save the model again") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds no JSON object; save the model again")
+    return value
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: no config.json; give a folder written by save_pretrained")
+    config = _read_json(path)
+    if not isinstance(config.get("model_type"), str):
+        raise InputError(f"{path}: names no model_type; give a folder written by save_pretrained")
+    return config
+
+
+def _check_remote_code(folder: Path, config: dict[str, Any], *, trust: bool) -> bool:
+    """Whether the model brings its own code, which ``trust`` must allow."""
+    for path in (folder / "config.json", folder / "tokenizer_config.json"):
+        if not path.is_file():
+            continue
+        if (config if path.name == "config.json" else _read_json(path)).get("auto_map"):
+            if not trust:
+                raise InputError(
+                    f"{path}: the model's code is remote (auto_map); read it and pass --trust-remote-code to run it, "
+                    f"or remove auto_map if transformers' own {config['model_type']} will do"
+                )
+            return True
+    return False
+
+
+def _check_decoder(folder: Path, config: dict[str, Any]) -> None:
+    from transformers.models.auto import modeling_auto as auto
+
+    path, kind = folder / "config.json", config["model_type"]
+    if config.get("is_encoder_decoder") or kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        raise InputError(f"{path}: {kind} is an encoder-decoder; give a decoder-only model such as gpt2 or llama")
+    if kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        if kind not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.get("is_decoder"):
+            return
+    elif kind not in auto.MODEL_MAPPING_NAMES:
+        raise InputError(f"{path}: this transformers does not know the model type {kind}; check it, or use another model")
+    raise InputError(f"{path}: {kind} is an encoder, not a decoder of text; give a model such as gpt2 or llama")
+
+
+def _weight_files(folder: Path, *, allow_pickle: bool) -> tuple[Path, ...]:
+    for name in _SAFETENSORS + (_PICKLED if allow_pickle else ()):
+        path = folder / name
+        if not path.is_file():
+            continue
+        if name.endswith(".json"):
+            return check_shards(path)
+        if name.endswith(".safetensors"):
+            read_header(path)
+        return (path,)
+    pickled = sorted(path.name for suffix in ("*.bin", "*.pt", "*.pth") for path in folder.glob(suffix))
+    if pickled and not allow_pickle:
+        raise InputError(
+            f"{folder / pickled[0]}: pickled weights can run code when they are read; convert them to safetensors, "
+            "or pass --allow-pickle if you trust their origin"
+        )
+    raise InputError(f"{folder}: no weights (model.safetensors); save them there, or --allow-pickle for a hub's *.bin")
+
+
+def load_torch_model(source: ModelSource) -> PreTrainedModel:
+    """Build the model in fp32 for evaluation, on the CPU.
+
+    Raises:
+        InputError: weights that do not fit the configuration, or are missing from the files.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    pickled = source.weight_files[0].suffix != ".safetensors"
+    # torch's fused attention has no soft cap on the logits and leaves it out in silence.
+    attention = "eager" if source.config.get("attn_logit_softcapping") else "sdpa"
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            os.fspath(source.path),
+            dtype=torch.float32,
+            attn_implementation=attention,
+            trust_remote_code=source.trust_remote_code,
+            use_safetensors=not pickled,
+            local_files_only=not source.trust_remote_code,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise InputError(f"{source.path}: transformers cannot build the model ({_one_line(error)})") from error
+    model, info = loaded
+    if info["missing_keys"]:
+        first = min(info["missing_keys"])
+        raise InputError(
+            f"{source.path}: {len(info['missing_keys'])} weights are missing, among them {first}; "
+            "give a checkpoint with a language-model head"
+        )
+    result: PreTrainedModel = model.eval()
+    return result
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that lies with the model.
+
+    Raises:
+        InputError: it cannot be read, or has more tokens than the model.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]
+            os.fspath(source.path), trust_remote_code=source.trust_remote_code, local_files_only=True
+        )
+    except Exception as error:  # the Rust tokenizers raise plain Exception for a file they cannot parse
+        raise InputError(f"{source.path}: the tokenizer cannot be read ({_one_line(error)}); save it again") from error
+    rows = source.config.get("vocab_size")
+    if isinstance(rows, int) and tokenizer.vocab_size > rows:
+        raise InputError(
+            f"{source.path}: the tokenizer has {tokenizer.vocab_size} tokens and the model only {rows}; "
+            "use the tokenizer the model was trained with"
+        )
+    return tokenizer
+
+
+def copy_side_files(source: ModelSource, folder: Path) -> None:
+    """Copy configuration and tokenizer files, so that ``folder`` loads without the original model."""
+    for name in _SIDE_FILES:
+        if (source.path / name).is_file():
+            shutil.copyfile(source.path / name, folder / name)
+
+
+def _load_config(source: ModelSource) -> object:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(os.fspath(source.path), trust_remote_code=source.trust_remote_code)
+
+
+def _one_line(error: BaseException) -> str:
+    """The first words of a library's message, which may run over many lines."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."

@@ -1,0 +1,213 @@
+"""Weight files, checked for form and finite values before a library reads them.
+
+The safetensors layout (https://github.com/huggingface/safetensors#format): 8 bytes little-endian length of the header, the
+header as JSON (tensor name -> ``dtype``, ``shape``, ``data_offsets`` into what follows), then the tensors without gaps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from qexport import progress
+from qexport.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+CHUNK_BYTES = 1 << 24
+MAX_HEADER_BYTES = 100_000_000
+"""The limit that the safetensors library itself sets."""
+
+_ITEM_BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),
+    **dict.fromkeys(("I32", "U32", "F32"), 4),
+    **dict.fromkeys(("I64", "U64", "F64", "C64"), 8),
+}
+_EXPONENT = {"F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F32": ("<u4", 0x7F800000), "F64": ("<u8", 0x7FF0 << 48)}
+"""Unsigned view and exponent bits of each floating type: NaN and the infinities have all of them set."""
+
+_BUFFER = re.compile(r"(.*\.)?((attn|attention)\.(bias|masked_bias)|position_ids|num_batches_tracked|rotary_emb\.inv_freq)")
+"""Constants that old checkpoints store beside the weights (causal masks, positions); transformers ignores them."""
+
+_WAY_OUT = "download or save the model again"
+
+
+class _Hash(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorEntry:
+    """One tensor of a safetensors header; ``begin`` and ``end`` are byte offsets behind the header."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_header(path: Path) -> tuple[int, tuple[TensorEntry, ...]]:
+    """Read and check a safetensors header.
+
+    Returns:
+        The offset of the first tensor's bytes, and the tensors in the order of their bytes.
+
+    Raises:
+        InputError: no safetensors file, truncated, or with tensors that are no plain floating-point weights.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as handle:
+        prefix = handle.read(8)
+        length = int.from_bytes(prefix, "little")
+        if size < 8 or prefix[:4] == b"PK\x03\x04" or length > MAX_HEADER_BYTES:
+            raise InputError(f"{path}: not a safetensors file; {_WAY_OUT}")
+        if 8 + length > size:
+            raise InputError(f"{path}: truncated, the header alone needs {8 + length} bytes of {size}; {_WAY_OUT}")
+        raw = handle.read(length)
+    try:
+        header = json.loads(raw)
+        entries = tuple(sorted(_entries(header), key=lambda entry: (entry.begin, entry.end)))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path}: not a safetensors file, its header cannot be read; {_WAY_OUT}") from error
+    _check_entries(path, entries, data_bytes=size - 8 - length)
+    return 8 + length, entries
+
+
+def _entries(header: Mapping[str, Any]) -> Iterator[TensorEntry]:
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = (int(offset) for offset in entry["data_offsets"])
+        shape = tuple(int(size) for size in entry["shape"])
+        yield TensorEntry(name=name, dtype=str(entry["dtype"]), shape=shape, begin=begin, end=end)
+
+
+def _check_entries(path: Path, entries: Sequence[TensorEntry], *, data_bytes: int) -> None:
+    if not entries:
+        raise InputError(f"{path}: holds no tensors; {_WAY_OUT}")
+    expected = 0
+    for entry in entries:
+        item_bytes = _ITEM_BYTES.get(entry.dtype)
+        if item_bytes is None or (entry.dtype not in _EXPONENT and not _BUFFER.fullmatch(entry.name)):
+            raise InputError(
+                f"{path}: {entry.name} has type {entry.dtype}, not a floating-point weight of 16, 32 or 64 bits; "
+                "give the original model, before any quantization"
+            )
+        if entry.begin != expected or entry.end - entry.begin != math.prod(entry.shape) * item_bytes:
+            raise InputError(f"{path}: the byte range of {entry.name} does not fit its shape; {_WAY_OUT}")
+        expected = entry.end
+    if expected != data_bytes:
+        state = "truncated" if expected > data_bytes else "too long"
+        raise InputError(f"{path}: {state}, its tensors take {expected} bytes and it holds {data_bytes}; {_WAY_OUT}")
+
+
+def check_shards(index_path: Path) -> tuple[Path, ...]:
+    """The weight files that an index names, after checking that they hold the tensors it promises.
+
+    Raises:
+        InputError: an index that cannot be read, a shard that is missing, or a shard without a tensor of the index.
+    """
+    try:
+        weight_map = json.loads(index_path.read_text(encoding="utf-8"))["weight_map"]
+        tensors_of: dict[str, set[str]] = {}
+        for tensor, file_name in weight_map.items():
+            tensors_of.setdefault(str(file_name), set()).add(tensor)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index_path}: not an index of weight files (no weight_map); {_WAY_OUT}") from error
+    if not tensors_of:
+        raise InputError(f"{index_path}: names no weight files; {_WAY_OUT}")
+    files = []
+    for file_name, tensors in sorted(tensors_of.items()):
+        file = index_path.parent / file_name
+        if file_name != file.name:
+            raise InputError(f"{index_path}: names {file_name}, a file outside its folder; {_WAY_OUT}")
+        if not file.is_file():
+            raise InputError(f"{file}: missing, though {index_path.name} names it; {_WAY_OUT}")
+        if file.suffix == ".safetensors":
+            missing = tensors - {entry.name for entry in read_header(file)[1]}
+            if missing:
+                raise InputError(f"{file}: has no {min(missing)}, though {index_path.name} places it there; {_WAY_OUT}")
+        files.append(file)
+    return tuple(files)
+
+
+def digest_weights(files: Sequence[Path]) -> str:
+    """SHA-256 over names and bytes of the weight files, read once, in blocks, and checked on the way.
+
+    Raises:
+        InputError: a file that is malformed, or a weight that is NaN or infinite.
+    """
+    digest = hashlib.sha256()
+    with progress.task("checking weights", total=len(files)) as advance:
+        for file in files:
+            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+            if file.suffix == ".safetensors":
+                _scan_safetensors(file, digest)
+            else:
+                _scan_pickled(file, digest)
+            advance()
+    return digest.hexdigest()
+
+
+def _scan_safetensors(path: Path, digest: _Hash) -> None:
+    start, entries = read_header(path)
+    with path.open("rb") as handle:
+        digest.update(handle.read(start))
+        for entry in entries:
+            left = entry.end - entry.begin
+            while left:
+                block = handle.read(min(left, CHUNK_BYTES))
+                if not block:
+                    raise InputError(f"{path}: became shorter while it was read; {_WAY_OUT}")
+                left -= len(block)
+                digest.update(block)
+                if not _BUFFER.fullmatch(entry.name) and not _finite(block, entry.dtype):
+                    raise _not_finite(path, entry.name)
+
+
+def _finite(block: bytes, dtype: str) -> bool:
+    view, exponent = _EXPONENT[dtype]
+    return not block or int((np.frombuffer(block, view) & exponent).max()) != exponent
+
+
+def _not_finite(path: Path, name: str) -> InputError:
+    return InputError(f"{path}: {name} holds NaN or infinite values; use a checkpoint whose weights are finite")
+
+
+def _scan_pickled(path: Path, digest: _Hash) -> None:
+    import pickle
+
+    import torch
+
+    with path.open("rb") as handle:
+        while block := handle.read(CHUNK_BYTES):
+            digest.update(block)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path}: cannot be read as a state dict of plain tensors; {_WAY_OUT}") from error
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: holds a {type(state).__name__}, not a state dict; {_WAY_OUT}")
+    for name, tensor in state.items():
+        if _BUFFER.fullmatch(name):
+            continue
+        if not isinstance(tensor, torch.Tensor) or tensor.dtype not in _torch_floats():
+            raise InputError(f"{path}: {name} is not a floating-point weight; give the original model")
+        if not bool(torch.isfinite(tensor).all()):
+            raise _not_finite(path, name)
+
+
+def _torch_floats() -> tuple[object, ...]:
+    import torch
+
+    return (torch.float16, torch.bfloat16, torch.float32, torch.float64)

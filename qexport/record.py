@@ -1,0 +1,119 @@
+"""Measurements: raw samples with the conditions they were taken under, one JSON object a line.
+
+Statistics are derived (``qexport.stats``), never stored. Format history:
+
+1: first version.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qexport.errors import InputError
+
+RECORD_SCHEMA = 1
+
+
+class Published(BaseModel):
+    """A figure somebody else published for the same row and metric, and where."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float
+    source: str
+
+
+class Conditions(BaseModel):
+    """What a figure depends on besides the artifact. Records that differ here are not compared in silence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    machine: str = ""
+    """CPU model name."""
+    isa: tuple[str, ...] = ()
+    """The SIMD extensions that decide INT8 kernels (avx2, avx512f, avx512_vnni, avx_vnni, amx_int8), sorted."""
+    cores: int = 0
+    """Processors this process may use."""
+    threads: int = 0
+    """Threads the runtime was given."""
+    runtime: str = ""
+    """onnxruntime or torch, with its version: ``onnxruntime 1.31.1``."""
+    provider: str = ""
+    """The execution provider that ran: ``cpu`` or ``cuda``."""
+    device: str = ""
+    """Name of the accelerator, empty on the CPU."""
+    batch: int = 1
+    sequence: str = ""
+    """How the token sequences were made: ``windows of at most 256 tokens``, ``sentences``."""
+    text: str = ""
+    """Where the text came from, in words."""
+    text_sha256: str = ""
+    """Digest of the token ids that were fed."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    commit: str = ""
+    """qexport's version or git commit."""
+
+
+class Measurement(BaseModel):
+    """One metric of one artifact: the raw samples, or the reason why there are none.
+
+    ``samples`` holds one row per sample. Its columns are named by ``columns``: for ``perplexity`` and
+    ``sentence_perplexity`` ``("nll_nats", "tokens")``; for ``latency_s`` ``("latency_s", "tokens", "round")``;
+    for single figures (``disk_bytes``, ``weight_bytes``, ``peak_rss_bytes``, ``peak_device_bytes``) the metric's name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    row: str
+    """The row of the table: ``fp32``, ``int8-static (attention)``, ``bnb-nf4``."""
+    model: str
+    """Model id or folder name."""
+    recipe: str
+    selector: str = ""
+    engine: str = ""
+    artifact_sha256: str = ""
+    metric: str
+    columns: tuple[str, ...] = ()
+    samples: tuple[tuple[float, ...], ...] = ()
+    warmups: tuple[tuple[float, ...], ...] = ()
+    facts: dict[str, float | int | str] = Field(default_factory=dict)
+    """Further plain facts of the run: ``baseline_rss_bytes``, ``integer_matmuls_run``."""
+    conditions: Conditions = Conditions()
+    published: Published | None = None
+    skipped: str | None = None
+
+    @model_validator(mode="after")
+    def _samples_or_reason(self) -> Measurement:
+        if (self.skipped is None) == (not self.samples):
+            raise ValueError("a measurement has samples, or a reason in `skipped`, and not both")
+        if any(len(row) != len(self.columns) for row in (*self.samples, *self.warmups)):
+            raise ValueError(f"every sample must have the columns {self.columns}")
+        return self
+
+
+def write_records(path: Path, records: Iterable[Measurement]) -> None:
+    """Write records as JSON lines, beside first and then renamed, so that a reader never sees half a file."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text("".join(record.model_dump_json(by_alias=True) + "\n" for record in records))
+    beside.replace(path)
+
+
+def read_records(path: Path) -> list[Measurement]:
+    """Read JSON lines written by :func:`write_records`.
+
+    Raises:
+        InputError: a line is not a record of a known schema.
+    """
+    records = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            records.append(Measurement.model_validate_json(line))
+        except ValidationError as error:
+            raise InputError(f"{path}:{number}: not a qexport record ({error.errors()[0]['msg']})") from error
+    return records

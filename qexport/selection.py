@@ -1,0 +1,300 @@
+"""Which weights are asked for: roles read from a prepared graph, rules over them, and the selection they make.
+
+A role comes from where a weight sits in the graph (what its output reaches, what its input comes from) together with
+its module path. Node names alone never decide: exporters rename nodes, and a name that matches nothing fails in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qexport.artifact import NodeInfo, SelectionInfo
+from qexport.errors import ContractError, InputError, SelectionError, near_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    import onnx_ir as ir
+
+PARAMETERS_KEY = "qexport.parameters"
+"""Key in the model's metadata: a JSON list of the initializers that are parameters of the torch model."""
+
+_ATTENTION_OPS = frozenset({"GroupQueryAttention", "MultiHeadAttention", "Attention"})
+_LAYER = re.compile(r"(.*?\.\d+)\.")
+"""The module path of a decoder layer: everything up to the first index."""
+
+
+class Role(StrEnum):
+    """What a weight does in a decoder."""
+
+    ATTENTION = "attention"
+    """Projections into and out of attention: q, k, v (or fused qkv) and the output projection."""
+    MLP = "mlp"
+    LM_HEAD = "lm-head"
+    EMBEDDING = "embedding"
+    """Lookup tables of tokens and positions."""
+    OTHER = "other"
+    """Weights outside the decoder layers, such as OPT's projections between embedding and body."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightNode:
+    """A node that multiplies by, or looks up in, one parameter of the model."""
+
+    name: str
+    role: Role
+    weight: str
+    shape: tuple[int, ...]
+    """As stored: ``[in, out]`` of a MatMul, ``[rows, dim]`` of an embedding and of a head tied to it."""
+    tied: bool
+    """The node is a head that reads the embedding's table, transposed."""
+
+    @property
+    def module(self) -> str:
+        """Path of the module the node came from: ``transformer.h.0.attn.c_attn``."""
+        return self.name.rsplit("/", 1)[0]
+
+    @property
+    def parameters(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def channels(self) -> int:
+        """Number of output channels, which is the number of per-channel scales."""
+        return self.shape[0] if self.tied or self.role is Role.EMBEDDING else self.shape[-1]
+
+    def info(self) -> NodeInfo:
+        return NodeInfo(name=self.name, role=self.role.value, weight=self.weight, shape=self.shape)
+
+
+def weight_nodes(model: ir.Model) -> tuple[WeightNode, ...]:
+    """All weight nodes of a prepared graph, in graph order, each with its role.
+
+    Raises:
+        ContractError: the graph was not prepared by qexport, or has no weight nodes.
+    """
+    listed = model.metadata_props.get(PARAMETERS_KEY)
+    if listed is None:
+        raise ContractError("the graph does not say which initializers are parameters; export the model with qexport")
+    weights = dict(_weights(model.graph, frozenset(json.loads(listed))))
+    roles = {node: _role(node, weights, model.graph) for node in weights}
+    layers = {layer for node, role in roles.items() if role is Role.ATTENTION and (layer := _layer(node))}
+    found = []
+    for node, (weight, tied) in weights.items():
+        role = roles[node] or (Role.MLP if _layer(node) in layers else Role.OTHER)
+        shape = tuple(int(size) for size in weight.shape or ())
+        found.append(WeightNode(name=node.name or "", role=role, weight=weight.name or "", shape=shape, tied=tied))
+    if not found:
+        raise ContractError("the graph has no node that multiplies by a parameter")
+    return tuple(found)
+
+
+def _weights(graph: ir.Graph, parameters: frozenset[str]) -> Iterator[tuple[ir.Node, tuple[ir.Value, bool]]]:
+    """Nodes that use a 2-D parameter, with the parameter and whether it is read through a transpose."""
+    for node in graph:
+        if node.op_type == "Gather":
+            weight, tied = node.inputs[0], False
+        elif node.op_type == "MatMul":
+            weight, tied = node.inputs[1], False
+            producer = weight.producer() if weight is not None else None
+            if producer is not None and producer.op_type == "Transpose":
+                weight, tied = producer.inputs[0], True
+        else:
+            continue
+        if weight is not None and weight.name in parameters and len(weight.shape or ()) == 2:
+            yield node, (weight, tied)
+
+
+def _role(node: ir.Node, weights: dict[ir.Node, tuple[ir.Value, bool]], graph: ir.Graph) -> Role | None:
+    """The role that the place in the graph gives; None where only the module path can tell."""
+    if node.op_type == "Gather":
+        return Role.EMBEDDING
+    outputs = set(graph.outputs)
+
+    def consumers(at: ir.Node) -> Iterable[ir.Node]:
+        return (use.node for value in at.outputs for use in value.uses())
+
+    def producers(at: ir.Node) -> Iterable[ir.Node]:
+        return (producer for value in at.inputs if value is not None and (producer := value.producer()) is not None)
+
+    def attends(at: ir.Node) -> bool:
+        return _is_attention(at, weights)
+
+    logits = next((value for value in outputs if value.name == "logits"), None)
+    if _reaches(node, consumers, lambda at: logits in at.outputs, stop=lambda at: at in weights or attends(at)):
+        return Role.LM_HEAD
+    if _reaches(node, consumers, attends, stop=weights.__contains__):
+        return Role.ATTENTION
+    if _reaches(node, producers, attends, stop=weights.__contains__):
+        return Role.ATTENTION
+    return None
+
+
+def _is_attention(node: ir.Node, weights: dict[ir.Node, tuple[ir.Value, bool]]) -> bool:
+    """An attention op, or a MatMul of two activations, which is what attention is made of where it is not fused."""
+    if node.op_type in _ATTENTION_OPS:
+        return True
+    return (
+        node.op_type == "MatMul"
+        and node not in weights
+        and all(value is not None and not value.is_initializer() for value in node.inputs)
+    )
+
+
+def _reaches(
+    start: ir.Node,
+    step: Callable[[ir.Node], Iterable[ir.Node]],
+    goal: Callable[[ir.Node], bool],
+    *,
+    stop: Callable[[ir.Node], bool],
+) -> bool:
+    """Whether a goal lies on a path from ``start`` that passes no stop node. ``start`` may be the goal itself."""
+    if goal(start):
+        return True
+    seen, front = {start}, [start]
+    while front:
+        for node in step(front.pop()):
+            if goal(node):
+                return True
+            if node not in seen and not stop(node):
+                seen.add(node)
+                front.append(node)
+    return False
+
+
+def _layer(node: ir.Node) -> str | None:
+    match = _LAYER.match(node.name or "")
+    return match.group(1) if match else None
+
+
+ALL = "all"
+ROLE_NAMES = (ALL, *(role.value for role in Role if role is not Role.OTHER))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selector:
+    """Rules that choose weight nodes: roles and exact names, plus patterns to include, minus patterns to exclude.
+
+    Patterns are regular expressions that must match a node's whole name or its whole module path.
+    """
+
+    nodes: tuple[str, ...] = (ALL,)
+    """Roles, or with ``exact`` names from a file."""
+    exact: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The short form that names a row: ``attention``, ``mlp,lm-head``."""
+        plain = ",".join(self.nodes) or ("file" if self.exact else "patterns")
+        return plain if not (self.exact and self.nodes or self.exclude or (self.include and self.nodes)) else f"{plain} and rules"
+
+    @property
+    def rules(self) -> str:
+        """The rules as one would type them."""
+        parts = [f"--nodes {','.join(self.nodes)}"] if self.nodes else []
+        parts += [f"--nodes @file of {len(self.exact)} names"] if self.exact else []
+        parts += [f"--include {shlex.quote(pattern)}" for pattern in self.include]
+        parts += [f"--exclude {shlex.quote(pattern)}" for pattern in self.exclude]
+        return " ".join(parts)
+
+    def select(self, nodes: Sequence[WeightNode]) -> Selection:
+        """The nodes these rules choose, in graph order.
+
+        Raises:
+            SelectionError: a rule matches no node, or no node is left.
+        """
+        chosen: set[str] = set()
+        for role in self.nodes:
+            chosen |= _matching(nodes, lambda node, role=role: role in (ALL, node.role.value), f"--nodes {role}")
+        for name in self.exact:
+            chosen |= _matching(nodes, lambda node, name=name: name in (node.name, node.module), name, near=name)
+        for pattern in self.include:
+            chosen |= _matching(nodes, _pattern(pattern), f"--include {pattern}", near=pattern)
+        for pattern in self.exclude:
+            chosen -= _matching(nodes, _pattern(pattern), f"--exclude {pattern}", near=pattern)
+        if not chosen:
+            raise SelectionError(f"{self.rules}: nothing is left to quantize; see `qexport nodes MODEL`")
+        return Selection(selector=self, nodes=tuple(node for node in nodes if node.name in chosen))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The nodes a selector chose from one graph."""
+
+    selector: Selector
+    nodes: tuple[WeightNode, ...]
+
+    def info(self) -> SelectionInfo:
+        return SelectionInfo(rules=self.selector.rules, nodes=tuple(node.info() for node in self.nodes))
+
+    @property
+    def matmuls(self) -> tuple[WeightNode, ...]:
+        return tuple(node for node in self.nodes if node.role is not Role.EMBEDDING)
+
+    @property
+    def embeddings(self) -> tuple[WeightNode, ...]:
+        return tuple(node for node in self.nodes if node.role is Role.EMBEDDING)
+
+
+def parse_selector(nodes: str | None, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Selector:
+    """A selector from what was typed: roles joined by commas, ``@FILE`` with one name a line, or both.
+
+    Without ``nodes`` the selection starts from everything, or from nothing if there is something to include.
+
+    Raises:
+        SelectionError: an unknown role or a pattern that is no regular expression.
+        InputError: the file cannot be read or holds no names.
+    """
+    roles: list[str] = []
+    exact: list[str] = []
+    for word in (nodes or ("" if include else ALL)).split(","):
+        word = word.strip()
+        if word.startswith("@"):
+            exact += _read_names(Path(word[1:]))
+        elif word in ROLE_NAMES:
+            roles.append(word)
+        elif word or nodes is not None:
+            raise SelectionError(f"--nodes {word}: unknown role; {near_names(word, ROLE_NAMES)}")
+    for pattern in (*include, *exclude):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise SelectionError(f"{pattern}: not a regular expression ({error})") from error
+    return Selector(nodes=tuple(roles), exact=tuple(exact), include=tuple(include), exclude=tuple(exclude))
+
+
+def _read_names(path: Path) -> list[str]:
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read the list of nodes ({error})") from error
+    names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not names:
+        raise InputError(f"{path}: holds no node names")
+    return names
+
+
+def _pattern(pattern: str) -> Callable[[WeightNode], bool]:
+    compiled = re.compile(pattern)
+    return lambda node: bool(compiled.fullmatch(node.name) or compiled.fullmatch(node.module))
+
+
+def _matching(nodes: Sequence[WeightNode], test: Callable[[WeightNode], bool], rule: str, near: str = "") -> set[str]:
+    found = {node.name for node in nodes if test(node)}
+    if not found:
+        hint = near_names(near, (node.module for node in nodes)) if near else f"the model has {_roles_there(nodes)}"
+        raise SelectionError(f"{rule}: matches no node; {hint}")
+    return found
+
+
+def _roles_there(nodes: Sequence[WeightNode]) -> str:
+    return ", ".join(sorted({node.role.value for node in nodes}))
