@@ -8,6 +8,8 @@ Manifest format history:
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import hashlib
 import json
 import os
@@ -18,7 +20,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from qexport.errors import ContractError, InputError
+from qexport.errors import ContractError, InputError, QExportError, UnsupportedHere
 
 MANIFEST_NAME = "qexport.json"
 ONNX_NAME = "model.onnx"
@@ -157,9 +159,11 @@ def load_artifact(path: Path, *, verify: bool = False) -> Artifact:
     if not manifest_path.is_file():
         raise InputError(f"{path}: not an artifact, it has no {MANIFEST_NAME}; make one with `qexport export`")
     try:
-        manifest = Manifest.model_validate_json(manifest_path.read_text())
+        manifest = Manifest.model_validate_json(manifest_path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
-        raise InputError(f"{manifest_path}: corrupt manifest ({_first_reason(error)}); make the artifact again") from error
+        raise InputError(
+            f"{manifest_path}: corrupt manifest ({_first_reason(error)}); make the artifact again"
+        ) from error
     for info in manifest.files:
         file = path / info.path
         if not file.is_file():
@@ -214,28 +218,47 @@ def new_artifact(path: Path, *, overwrite: bool = False) -> Iterator[Draft]:
     processes that were killed are removed here.
 
     Raises:
-        InputError: ``path`` exists and ``overwrite`` is not set, or is something else than an artifact.
+        InputError: ``path`` exists and ``overwrite`` is not set, is something else than an artifact, or cannot be made.
+        UnsupportedHere: the disk is full.
     """
-    path = Path(os.path.abspath(path))
+    path = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow a link that check_output must see)
     check_output(path, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
     beside = path.parent / f".{path.name}.new-{os.getpid()}"
-    beside.mkdir()
+    old = path.parent / f".{path.name}.old-{os.getpid()}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        beside.mkdir()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made there ({error.strerror}); choose another output") from error
     draft = Draft(beside)
     try:
         yield draft
         if not draft.finished:
             raise ContractError(f"{path}: the artifact was left without a manifest")
+        check_output(path, overwrite=overwrite)  # again: another process may have put something there meanwhile
         if path.exists():
-            old = path.parent / f".{path.name}.old-{os.getpid()}"
             path.rename(old)
-            beside.rename(path)
-            shutil.rmtree(old)
-        else:
-            beside.rename(path)
+        beside.rename(path)
+    except Exception as error:
+        if _disk_full(error, path.parent):
+            raise UnsupportedHere(f"{path}: the disk is full; make room or choose another output") from error
+        raise
     finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _disk_full(error: BaseException, folder: Path) -> bool:
+    """Whether an error came of a full disk; libraries of their own languages hand the system's words on as text."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    if isinstance(error, QExportError):
+        return False
+    signs = (os.strerror(errno.ENOSPC), os.strerror(errno.EFBIG), f"os error {errno.ENOSPC}")
+    return any(sign in str(error) for sign in signs) or shutil.disk_usage(folder).free == 0
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -259,9 +282,10 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 def _sweep(path: Path) -> None:
     """Clear what killed processes left beside ``path``; an old artifact on its way out goes back if none replaced it."""
     for kind in ("old", "new"):
-        for left in path.parent.glob(f".{path.name}.{kind}-*"):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.{kind}-*"):
             pid = left.name.rsplit("-", 1)[1]
-            if not pid.isdigit() or _alive(int(pid)):
+            # A folder of this process's own number is another's, who is gone: in a container the numbers come again.
+            if not pid.isdigit() or (int(pid) != os.getpid() and _alive(int(pid))):
                 continue
             if kind == "old" and not path.exists():
                 left.rename(path)

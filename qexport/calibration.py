@@ -143,12 +143,11 @@ def _observe(artifact: Artifact, names: Sequence[str], tokens: TokenSet) -> dict
     seen = {name: histogram.Histogram() for name in names}
     with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
         session = runtime.OrtSession(_observer(artifact, names, Path(folder)), provider="cpu")
-        outputs = [*names, *session.present_names]
         with progress.task("calibrating", total=len(tokens.sequences)) as advance:
             for window in tokens.sequences:
                 past: dict[str, NDArray[np.float32]] | None = None
                 for step in _steps(window):
-                    values = session.run(session.feeds(step[None, :], past), outputs)
+                    values = session.run(runtime.decoder_feeds(session.inputs, step[None, :], past))
                     past = runtime.present_to_past(values)
                     for name in names:
                         _add(seen[name], values[name], name)

@@ -67,7 +67,8 @@ class Measurement(BaseModel):
     for single figures (``disk_bytes``, ``weight_bytes``, ``peak_rss_bytes``, ``peak_device_bytes``) the metric's name.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A broken model scores NaN or infinity: that is a figure to keep, and JSON's null would not read back.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     row: str
@@ -100,18 +101,28 @@ class Measurement(BaseModel):
 def write_records(path: Path, records: Iterable[Measurement]) -> None:
     """Write records as JSON lines, beside first and then renamed, so that a reader never sees half a file."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text("".join(record.model_dump_json(by_alias=True) + "\n" for record in records))
-    beside.replace(path)
+    try:
+        text = "".join(record.model_dump_json(by_alias=True) + "\n" for record in records)
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def read_records(path: Path) -> list[Measurement]:
     """Read JSON lines written by :func:`write_records`.
 
     Raises:
-        InputError: a line is not a record of a known schema.
+        InputError: the file cannot be read, or a line is not a record of a known schema.
     """
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a file of qexport records (byte {error.start} is not UTF-8)") from error
     records = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(lines if lines != [""] else [], start=1):
         try:
             records.append(Measurement.model_validate_json(line))
         except ValidationError as error:

@@ -1,7 +1,7 @@
 """Which weights are asked for: roles read from a prepared graph, rules over them, and the selection they make.
 
 A role comes from where a weight sits in the graph (what its output reaches, what its input comes from) together with
-its module path. Node names alone never decide: exporters rename nodes, and a name that matches nothing fails in silence.
+its module path. Node names alone never decide: exporters rename nodes, and a rule that matches nothing says nothing.
 """
 
 from __future__ import annotations
@@ -194,8 +194,8 @@ class Selector:
     @property
     def label(self) -> str:
         """The short form that names a row: ``attention``, ``mlp,lm-head``."""
-        plain = ",".join(self.nodes) or ("file" if self.exact else "patterns")
-        return plain if not (self.exact and self.nodes or self.exclude or (self.include and self.nodes)) else f"{plain} and rules"
+        parts = [*self.nodes, *(["file"] if self.exact else []), *self.include, *(f"-{rule}" for rule in self.exclude)]
+        return ",".join(parts)
 
     @property
     def rules(self) -> str:

@@ -29,7 +29,7 @@ import plots
 TRAINING_SEEDS = range(0, 1_000)
 HELD_OUT_SEEDS = range(1_000, 1_100)
 
-MIN_WORDS, MAX_WORDS = 60, 190
+MIN_WORDS, MAX_WORDS = 60, 200
 
 Node = str | tuple["Sequence[Node]", ...]
 """Part of a parsed template: literal text, or a choice among alternatives that are sequences of parts themselves."""

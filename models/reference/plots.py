@@ -198,28 +198,25 @@ PHRASES: Mapping[str, str] = {
     "size": "big|little|small|tiny|long|round|new|old|huge",
     "look": "shiny|pretty|soft|old wooden|beautiful|bright|lovely|new|special|tiny wooden|striped|dusty|plain",
     "glad": "happy|glad|very happy|so happy|very glad|full of joy|pleased|delighted|so glad",
-    "sad": "sad|very sad|so sad|unhappy|upset|very upset|close to tears",
+    "sad": "sad|very sad|so sad|unhappy|upset|very upset|lonely",
     "scared": "scared|afraid|frightened|very scared|a bit afraid|nervous",
     "tired": "tired|very tired|sleepy|worn out|so tired",
     "proud": "proud|very proud|so proud",
     "saw": "saw|saw|found|noticed|spotted|came across",
     "walked": "walked|went|walked|hurried|ran|skipped|strolled|wandered",
-    "say": "said|said|said|answered|replied|called|cried|shouted|whispered|laughed",
-    "asked": "asked|asked|asked|wondered|wanted to know",
+    "say": "said|said|said|said|called|cried|shouted|exclaimed",
+    "asked": "asked|asked|asked|wanted to know",
     "softly": "|||softly|quietly|gently|kindly|with a smile|in a small voice|slowly|at once|after a while",
     "then": "Then|Then|After that|Soon|Next|A little later|After a while|At last",
     "when": "one day|one day|one morning|one afternoon|one {w} day|one {w} morning|last week|one evening",
     "suddenly": "Suddenly|All at once|Just then|At that moment|All of a sudden",
     "verygood": "good|very good|wonderful|great|lovely|fine|fun|perfect",
-    "nice": "nice|kind|good|gentle|friendly|helpful",
     "tasty": "tasty|sweet|warm|fresh|yummy|delicious|good",
     "carefully": "carefully|slowly|gently|with care|very slowly|quietly",
     "quickly": "quickly|fast|as fast as {h_he} could|right away|at once",
     "again": "again|once more|one more time|again and again",
     "animal": "bird|rabbit|squirrel|fox|duck|cow|horse|sheep|goat|cat|dog|frog|deer|butterfly|bee|hen|mouse|snail",
-    "thing": "leaf|stone|feather|shell|stick|flower|nut|bell|coin|key|button|spoon|cup|ribbon|jar|lamp|chair|coat",
     "color": "red|blue|green|yellow|orange|white|pink|purple|brown|gray|black|golden",
-    "body": "head|tail|nose|back|leg|ear|foot",
     "plant": "flowers|trees|grass|bushes|roses|leaves|berries|mushrooms|weeds|daisies",
     # Whole sentences that fit almost anywhere.
     "nature": "The sun was [shining|warm|high in the sky|just coming up|about to set]."
@@ -268,10 +265,6 @@ PHRASES: Mapping[str, str] = {
     "goout": "<day> [<walked>|went out|went to play] {pt}.|<day> <walked> {pt} [with {f}|with {h_his} {a}|alone].",
     "hugs": "{h_his} {a} [hugged|kissed|held] {h_him}[| tight| for a long time| and smiled].",
     "thanks": '"Thank you[, {h}|]," <say> {f}.|"thank you so much!" said {f}.|{f} said thank you[| many times| with a smile].',
-    "ahelps": '"do not [worry|cry|be sad]," <say> {h_his} {a}.|"it is all right," said {h_his} {a}.'
-    "|{h_his} {a} [came over|sat down] and [held {h_his} {hand}|listened|smiled at {h_him}].",
-    "home": "<then> {h} [went|ran|walked] home.|it was [late|time to go], so {h} went home.|<then> they [went|walked] home"
-    " [together|side by side|hand in hand|in the evening].|When the sun went down, they went home.",
     "bed": "That night {h} [slept well|went to bed early|fell asleep with a smile|had a [happy|lovely|good] dream]."
     "|{h} [told|said to] {h_his} {a} [all about it|everything] [before bed|at dinner|that evening]."
     "|When {h} was in bed, {h_he} [thought of|dreamed of] [{f}|the {p}|the day] and smiled.",
@@ -449,7 +442,7 @@ Soon the {home} smelled [good|sweet|wonderful]. [The {dish} was done.|It was rea
 {h} [ran along|stood at] the edge of the water. {h_he} could not reach it. {h_he} knew that {h_he} must not go into the deep water alone.
 
 <feelbad>
-A {n} was [near|watching]. "[Why do you cry|What is wrong]?" asked the {n}. "{trouble}," said {h}. "[Can you help me|I cannot get my boat]?"
+A {n} was [near|watching them]. "[Why do you cry|What is wrong]?" asked the {n}. "{trouble}," said {h}. "[Can you help me|I cannot get my boat]?"
 "[Wait here|I can get it|Of course]," said the {n}. [It was <quickly> gone.|It went out over the water.|] Soon it came back and brought the boat of {made} with it.
 "[Thank you, kind {n}|You are so kind|Thank you so much]!" said {h}. {h_he} gave the {n} [a piece of bread|half of {h_his} {d}|a {d}].
 <then> {h} tied a [long|strong|new] string to the boat, so that it could not get away <again>.
@@ -616,7 +609,7 @@ Then {how}. Crash! The {item} was broken.
 
 <then> {h_his} {a} came in. "Where is the {item}?" {a_he} asked. [{h} looked at the floor.|{h} did not say a word.|{h} turned red.]
 ~"[Maybe the cat broke it|I do not know|Maybe the wind took it]," said {h}. But that was not true, and {h} knew it.
-<think> Then {h} [told the truth|began to cry|took a deep breath]. "I [broke|did it. I broke] the {item}," {h_he} said. "{how}. The pieces are {in}. I am sorry."
+<think> Then {h} [told the truth|began to cry|took a deep breath]. "I [broke|did it. I broke] the {item}," {h_he} said. "The pieces are {in}. I am sorry."
 {h_his} {a} was [quiet|sad] for a moment. Then {a_he} [hugged {h_him}|took {h_his} {hand}|sat down]. "[Thank you for telling me|I am glad you told the truth|The truth is worth more than a {item}]," {a_he} said.
 "[We can fix it|We can get a new one|Let us clean up together]." [They cleaned up together.|They put the pieces together with glue.|{h} got the broom.]
 {h} felt [light|better] again. From then on, {h_he} always told the truth.
@@ -702,7 +695,7 @@ Then {f} looked back. "{h} is so far away. I can [rest a little|eat some {ds}|sl
 {h} was [hot|<tired>], but {h_he} kept going. {h_he} [ran past {f}|saw {f} and ran on].
 ~"[Go, {h}, go|Run, {h}|You can do it]!" the {folk} <say>.
 {f} [woke up|jumped up] and ran, but it was too late. {h} was [already there|first]! [Everyone cheered.|The {folk} clapped.|]
-"[You won|You did it|You ran well]," said {f}. "[I was too proud|I should not have laughed|I am sorry I laughed at you]." "[That is all right|Let us run together tomorrow|Will you teach me to run fast]?" said {h}.
+"[You won|You did it|You ran well]," said {f}. "[I was too proud|I should not have laughed|I am sorry I laughed at you]." "[That is all right.|Let us run together tomorrow.|Will you teach me to run fast?]" said {h}.
 <end>
 """,
     ),
@@ -942,7 +935,7 @@ There was a new {ride} {pi}. All the {folk} wanted to [try|ride] it. {h} was [fi
 Now {h} had the {ride} all for {h_self}. But it was not [fun|so much fun] any more. [It was quiet.|Nobody watched.] <think>
 
 {h} [got off|jumped down] and <walked> to {f}. "I am sorry," {h_he} said. "[You can have a turn now|I was selfish|The {ride} is for everyone]."
-"[Thank you|Really|All right]," said {f}. [They made a line.|They counted to twenty for each turn.|] First {f} had a turn, then {h}, then the others. 
+"[Thank you|All right]," said {f}. [They made a line.|They counted to twenty for each turn.|] First {f} had a turn, then {h}, then the others. 
 {h} [pushed {f}|helped the little ones|counted out loud]. "Higher!" <say> {f}. [Everyone laughed.|It was more fun together.|]
 "[It is better when we take turns|Now it is fun again]," said {h}. <end>
 """,
@@ -980,7 +973,7 @@ At home {h} told {h_his} {a} everything. <end>
 <when>, {reason}, and {petname} ran away. {h} came home and called, "{petname}! {petname}!" But no {pet} came.
 <feelbad> "[{petname} is gone|My {pet} is gone]!" {h} told {h_his} {a}. "[We will look for it|It cannot be far]," said {h_his} {a}.
 {h} looked {in}. {h_he} looked {out}. {h_he} asked {f}. "Did you see a {c} {pet}?" "[No, but I will help you look|I saw something {c} near the {spot}]," said {f}.
-~They asked the {job} too. "[A {c} {pet}? It went {pt}|I saw it this morning]," said the {job}.
+~They asked the {job} too. "[A {c} {pet}? It went {pt}|I saw it this morning. It went {pt}]," said the {job}.
 
 {h} took [a {d}|some {ds}] and went {pt}. "{petname}! [I have a {d} for you|Come home|Here, {petname}]!" {h_he} called. [It was quiet.|They listened.]
 Then they heard a [small|soft] sound {out}. There was {petname}! The {pet} [sat there and could not get out|was wet and cold|slept next to a {n}|ran to {h}].
@@ -1066,7 +1059,7 @@ Again {ruin}. But no! This time the {build} [stood|did not fall|was strong]. "Ho
         beats="""
 <open>
 <when>, {h} went to [help on|visit] the farm[ of {h_his} uncle|]. There were cows, hens, sheep and a {n}. {h} [got up early|put on {h_his} boots|fed them all].
-The farmer was worried. "The {beast} does not give {gives} any more," he said. "[I do not know why|What is wrong with it|It was fine last week]."
+The farmer was worried. "The {beast} does not give {gives} any more," he said. "[I do not know why.|What is wrong with it?|It was fine last week.]"
 {h} went to the {beast}. It stood {out} and looked <sad>. "[What is wrong, {beast}|Why do you give no {gives}]?" asked {h} <softly>.
 {h} looked at it for a long time. "I think it is {need}," {h_he} said. "{need}? [I had so much work|I did not see that|I forgot]," said the farmer.
 

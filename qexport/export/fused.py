@@ -1,10 +1,14 @@
-"""Export through transformers' attention interface: every attention layer becomes one GroupQueryAttention node."""
+"""Export through transformers' attention interface: every attention layer becomes one GroupQueryAttention node.
+
+The attention bias carries the padding, and every row of the batch has the full length: so padding on either side is
+exact on the CPU. The operator's one refusal: a batch of more than one row takes its past one token at a time.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from qexport.export.signature import Signature
@@ -15,3 +19,199 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _ATTENTION = "qexport_group_query_attention"
+OPSET = 20
+
+
+def export_fused(model: PreTrainedModel, signature: Signature) -> ir.Model:
+    """Trace ``model`` into an ONNX graph with one GroupQueryAttention node per layer.
+
+    Args:
+        model: a decoder on the CPU in fp32 whose attention goes through ``ALL_ATTENTION_FUNCTIONS``. It is given back
+            as it was.
+        signature: of the model.
+    """
+    import torch
+
+    from qexport.export.quiet import quiet
+
+    attention = _Attention()
+    inputs = _sample_inputs(signature)
+    dynamic = torch.export.Dim.DYNAMIC
+    shapes = {name: {0: dynamic, 1: dynamic} for name in inputs if name != "past"}
+    cache_shapes = [{0: dynamic, 2: dynamic}] * (2 * signature.layers)
+    with quiet(), torch.no_grad(), _registered(attention), _attention_of(model, _ATTENTION):
+        program = torch.onnx.export(
+            _make_decoder(model, attention),
+            kwargs=inputs,
+            dynamic_shapes={**shapes, "past": cache_shapes},
+            input_names=list(signature.inputs),
+            output_names=list(signature.outputs),
+            opset_version=OPSET,
+            optimize=False,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model
+
+
+class _Attention:
+    """The attention function that transformers calls; the decoder puts each call's shared tensors here first."""
+
+    past: list[tuple[torch.Tensor, torch.Tensor]]
+    present: dict[int, tuple[torch.Tensor, torch.Tensor]]
+    last_positions: torch.Tensor
+    total_length: torch.Tensor
+    bias: torch.Tensor
+
+    def __call__(
+        self,
+        module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float | None = None,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """Emit the node: query [batch, heads, sequence, head_dim], key and value with their own number of heads."""
+        from torch.onnx.ops import symbolic_multi_out
+
+        del attention_mask, kwargs  # the mask is in self.bias; the rest concerns training
+        batch, heads, sequence, head_dim = query.shape
+        kv_heads = key.shape[1]
+        attributes: dict[str, Any] = {
+            "num_heads": heads,
+            "kv_num_heads": kv_heads,
+            "scale": _scale(module, head_dim) if scaling is None else float(scaling),
+        }
+        if sliding_window is not None:
+            attributes["local_window_size"] = sliding_window
+        if softcap is not None:
+            attributes["softcap"] = softcap
+        past_key, past_value = self.past[module.layer_idx]
+        cache_shape = (batch, kv_heads, self.bias.shape[3], head_dim)
+        output, present_key, present_value = symbolic_multi_out(
+            "com.microsoft::GroupQueryAttention",
+            [
+                *(t.transpose(1, 2).reshape(batch, sequence, t.shape[1] * head_dim) for t in (query, key, value)),
+                past_key,
+                past_value,
+                self.last_positions,
+                self.total_length,
+                None,  # cos_cache
+                None,  # sin_cache
+                None,  # position_ids
+                self.bias,
+            ],
+            attributes,
+            dtypes=[query.dtype] * 3,
+            shapes=[(batch, sequence, heads * head_dim), cache_shape, cache_shape],
+            version=1,
+        )
+        self.present[module.layer_idx] = (present_key, present_value)
+        return output.reshape(batch, sequence, heads, head_dim), None
+
+
+def _scale(module: Any, head_dim: int) -> float:
+    """GPT-2 hands no scaling over: its eager attention reads two switches instead."""
+    scale = 1 / math.sqrt(head_dim) if getattr(module, "scale_attn_weights", True) else 1.0
+    return scale / (module.layer_idx + 1) if getattr(module, "scale_attn_by_inverse_layer_idx", False) else scale
+
+
+class _NewTokensOnly:
+    """A cache for transformers whose ``update`` gives the new keys and values back: the node appends them itself."""
+
+    is_compileable = False
+    is_sliding: tuple[bool, ...] = ()
+
+    def __init__(self, past: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        self._past = past
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self._past[layer_idx][0].shape[2]
+
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, cache_kwargs: dict[str, Any] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        del layer_idx, cache_kwargs
+        return key, value
+
+
+def _make_decoder(model: PreTrainedModel, attention: _Attention) -> torch.nn.Module:
+    """A module over flat tensors, in the signature's order."""
+    import torch
+
+    class Decoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(
+            self,
+            input_ids: torch.Tensor,
+            attention_mask: torch.Tensor,
+            past: list[torch.Tensor],
+            position_ids: torch.Tensor | None = None,
+        ) -> tuple[torch.Tensor, ...]:
+            batch, sequence = input_ids.shape
+            total = attention_mask.shape[1]
+            attention.past = list(zip(past[::2], past[1::2], strict=True))
+            attention.present = {}
+            attention.last_positions = torch.full((batch,), total - 1, dtype=torch.int32)
+            attention.total_length = torch.scalar_tensor(total, dtype=torch.int32)
+            hidden = torch.where(attention_mask.to(torch.bool), 0.0, torch.finfo(torch.float32).min)
+            attention.bias = hidden[:, None, None, :].expand(batch, 1, sequence, total)
+            positions = {} if position_ids is None else {"position_ids": position_ids}
+            output = self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                past_key_values=_NewTokensOnly(attention.past),
+                use_cache=True,
+                **positions,
+            )
+            present = [attention.present[layer] for layer in sorted(attention.present)]
+            return output.logits, *(tensor for pair in present for tensor in pair)
+
+    return Decoder().eval()
+
+
+def _sample_inputs(signature: Signature) -> dict[str, Any]:
+    """Tensors to trace with. All lengths differ and none is 0 or 1, which the tracer would take for constants."""
+    import torch
+
+    batch, sequence, past = 2, 3, 5
+    inputs: dict[str, Any] = {
+        "input_ids": torch.zeros((batch, sequence), dtype=torch.int64),
+        "attention_mask": torch.ones((batch, past + sequence), dtype=torch.int64),
+    }
+    if signature.position_ids:
+        inputs["position_ids"] = torch.arange(past, past + sequence).repeat(batch, 1)
+    inputs["past"] = [
+        torch.zeros((batch, heads, past, signature.head_dim)) for heads in signature.kv_heads for _ in ("key", "value")
+    ]
+    return inputs
+
+
+@contextlib.contextmanager
+def _registered(attention: _Attention) -> Iterator[None]:
+    """Let transformers know the attention function; having no mask function of its name, it builds no mask."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS[_ATTENTION] = attention
+    try:
+        yield
+    finally:
+        del ALL_ATTENTION_FUNCTIONS[_ATTENTION]
+
+
+@contextlib.contextmanager
+def _attention_of(model: PreTrainedModel, name: str) -> Iterator[None]:
+    before = model.config._attn_implementation
+    model.config._attn_implementation = name
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before

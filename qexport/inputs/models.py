@@ -198,7 +198,9 @@ def _check_decoder(folder: Path, config: dict[str, Any]) -> None:
         if kind not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.get("is_decoder"):
             return
     elif kind not in auto.MODEL_MAPPING_NAMES:
-        raise InputError(f"{path}: this transformers does not know the model type {kind}; check it, or use another model")
+        raise InputError(
+            f"{path}: this transformers does not know the model type {kind}; check it, or use another model"
+        )
     raise InputError(f"{path}: {kind} is an encoder, not a decoder of text; give a model such as gpt2 or llama")
 
 
@@ -265,7 +267,7 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             os.fspath(source.path), trust_remote_code=source.trust_remote_code, local_files_only=True
         )
     except Exception as error:  # the Rust tokenizers raise plain Exception for a file they cannot parse

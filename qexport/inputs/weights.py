@@ -35,7 +35,9 @@ _ITEM_BYTES = {
 _EXPONENT = {"F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F32": ("<u4", 0x7F800000), "F64": ("<u8", 0x7FF0 << 48)}
 """Unsigned view and exponent bits of each floating type: NaN and the infinities have all of them set."""
 
-_BUFFER = re.compile(r"(.*\.)?((attn|attention)\.(bias|masked_bias)|position_ids|num_batches_tracked|rotary_emb\.inv_freq)")
+_BUFFER = re.compile(
+    r"(.*\.)?((attn|attention)\.(bias|masked_bias)|position_ids|num_batches_tracked|rotary_emb\.inv_freq)"
+)
 """Constants that old checkpoints store beside the weights (causal masks, positions); transformers ignores them."""
 
 _WAY_OUT = "download or save the model again"

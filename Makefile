@@ -1,0 +1,63 @@
+# Two commands do everything: `make run` (the table of the bundled model) and `make test`.
+#   make run ARGS="gpt2"              the table of another model
+#   make test PYTEST_ARGS="-k text"   some of the tests
+#   make PYTHON=/path/to/python ...   another interpreter, 3.11 or 3.12
+# Only the package index is needed. On Linux, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves the
+# download of PyTorch's CUDA libraries.
+
+PYTHON ?=
+VENV ?= .venv
+ARGS ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+INPUTS := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench clean
+
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+# A shim on the path may be there and not run, and some systems ship Python without venv: try each candidate.
+$(BIN)/python:
+	@for candidate in $(PYTHON) python3.11 python3.12 python3 python; do \
+	    if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+	        > /dev/null 2>&1; then \
+	        echo "setting up $(VENV) with $$candidate"; \
+	        exec "$$candidate" -m venv "$(VENV)"; \
+	    fi; \
+	done; \
+	echo "no Python 3.11 or 3.12 with venv found; install one, or name it with make PYTHON=/path/to/python" >&2; \
+	exit 1
+
+$(VENV)/.installed: $(INPUTS) | $(BIN)/python
+	$(BIN)/python -m pip install -c constraints.txt -e '.[cpu,inc]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(INPUTS) | $(BIN)/python
+	$(BIN)/python -m pip install -c constraints.txt -e '.[cpu,inc,dev]'
+	@touch $(VENV)/.installed $@
+
+## run     set up, then take the bundled model through the table; the report is written to runs/
+run: $(VENV)/.installed
+	$(BIN)/qexport compare $(ARGS)
+
+## test    set up, then run the tests
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+## check   lint, format, types, import direction
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+## bench   side-by-side runs against the peers
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+## clean   remove the environment and the caches
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

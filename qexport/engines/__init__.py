@@ -1,0 +1,90 @@
+"""Engines rewrite the selected MatMuls of a graph to INT8: neural-compressor or onnxruntime.quantization.
+
+Both get the same prepared graph, the same exact node names and the same activation ranges, and what they emit is
+checked afterwards (``qexport.quantized``): they are tools, not authorities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from qexport.errors import InputError, near_names
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnx
+
+    from qexport.calibration import Ranges
+
+
+class WeightGrid(StrEnum):
+    """The grid that weights are rounded to, always symmetric and per output channel."""
+
+    INT8 = "int8"
+    """-127 to 127."""
+    INT8_REDUCED = "int8-reduced"
+    """-64 to 64: CPUs without VNNI add pairs of products in 16 bits, which overflow on the full grid."""
+    UINT8 = "uint8"
+    """1 to 255 around a zero point of 128: exact on CPUs without VNNI at full precision."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatMulRequest:
+    """What an engine is asked to do."""
+
+    nodes: tuple[str, ...]
+    """Exact names of MatMul nodes whose second input is an initializer."""
+    ranges: Ranges | None
+    """Range of each node's first input for static activations; None for dynamic ones."""
+    grid: WeightGrid
+    symmetric: bool
+    """Static activations get a symmetric range (TensorRT wants it); dynamic ones are always asymmetric."""
+
+
+Engine = Callable[["Path", MatMulRequest], "onnx.ModelProto"]
+"""Takes the file of a prepared graph, so that the weights need not be in memory twice; returns the rewritten graph."""
+
+
+def _inc(source: Path, request: MatMulRequest) -> onnx.ModelProto:
+    from qexport.engines import inc
+
+    return inc.quantize(source, request)
+
+
+def _ort(source: Path, request: MatMulRequest) -> onnx.ModelProto:
+    from qexport.engines import ort
+
+    return ort.quantize(source, request)
+
+
+ENGINES: dict[str, Engine] = {"inc": _inc, "ort": _ort}
+"""``inc`` is neural-compressor's ONNX Runtime adaptor, ``ort`` is onnxruntime.quantization."""
+
+
+def engine(name: str) -> Engine:
+    """The engine of this name.
+
+    Raises:
+        InputError: there is no such engine.
+    """
+    if name not in ENGINES:
+        raise InputError(f"--engine {name}: unknown engine; {near_names(name, ENGINES)}")
+    return ENGINES[name]
+
+
+def require(name: str) -> None:
+    """Make sure, before long work starts, that an engine can be used.
+
+    Raises:
+        InputError: there is no such engine.
+        UnsupportedHere: it is not installed.
+    """
+    engine(name)
+    if name == "inc":
+        from qexport.engines import inc
+
+        inc.require()

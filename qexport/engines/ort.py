@@ -1,0 +1,80 @@
+"""The engine ``ort``: onnxruntime.quantization, through its public functions only."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qexport.engines import MatMulRequest, WeightGrid
+
+if TYPE_CHECKING:
+    import onnx
+
+    from qexport.calibration import Ranges
+
+
+def quantize(source: Path, request: MatMulRequest) -> onnx.ModelProto:
+    """Rewrite the requested MatMuls.
+
+    Dynamic: DynamicQuantizeLinear and MatMulInteger. Static: QuantizeLinear and DequantizeLinear around MatMul (QDQ)
+    with the ranges of the request, handed over through onnxruntime's own calibration cache file.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
+
+    common = {
+        "per_channel": True,
+        "reduce_range": request.grid is WeightGrid.INT8_REDUCED,
+        "weight_type": QuantType.QUInt8 if request.grid is WeightGrid.UINT8 else QuantType.QInt8,
+        "op_types_to_quantize": ["MatMul"],
+        "nodes_to_quantize": list(request.nodes),
+    }
+    options = {"MatMulConstBOnly": True, "WeightSymmetric": True}
+    with tempfile.TemporaryDirectory(prefix="qexport-") as folder, _quiet():
+        target = Path(folder) / "target.onnx"
+        if request.ranges is None:
+            quantize_dynamic(source, target, extra_options=options, **common)
+        else:
+            cache = Path(folder) / "ranges.json"
+            _write_calibration_cache(request.ranges, cache)
+            quantize_static(
+                source,
+                target,
+                activation_type=QuantType.QInt8 if request.symmetric else QuantType.QUInt8,
+                extra_options={
+                    **options,
+                    "ActivationSymmetric": request.symmetric,
+                    "OpTypesToExcludeOutputQuantization": ["MatMul"],
+                },
+                calibration_cache_path=cache,
+                **common,
+            )
+        return onnx.load(target)
+
+
+def _write_calibration_cache(ranges: Ranges, path: Path) -> None:
+    import numpy as np
+    from onnxruntime.quantization import CalibrationMethod, TensorsData
+    from onnxruntime.quantization.calibrate import save_tensors_data
+
+    data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    save_tensors_data(TensorsData(CalibrationMethod.MinMax, data), path)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop onnxruntime's advice to run its own pre-processing, which goes to the root logger: the graph is prepared."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "pre-processing before quantization" not in record.getMessage()
+
+    root = logging.getLogger()
+    root.addFilter(keep)
+    try:
+        yield
+    finally:
+        root.removeFilter(keep)

@@ -1,0 +1,208 @@
+"""Does the graph compute what the torch model computes?
+
+Both run the same steps, each on its own cache: whole prompts, prompts continued token by token and in pieces, batches of
+unequal lengths padded on either side, and lengths on both sides of every switch in the architecture (sliding window,
+long rotary factors). Logits are compared where a real token stands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from qexport.errors import ParityError
+from qexport.export.signature import Signature
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+    from numpy.typing import NDArray
+    from transformers import PretrainedConfig, PreTrainedModel
+
+TOLERANCE = 1e-4
+"""Largest difference of a logit, in standard deviations of the case's logits. Exports were measured at 1e-6 to 1e-5."""
+
+_LONGEST = 1024
+"""Tokens beyond which a switch of the architecture is not tried: eager attention in torch grows with their square."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One way to run a model.
+
+    Attributes:
+        lengths: real tokens of each row's prompt.
+        steps: tokens of each further call, the same for every row.
+        side: where the shorter prompts are padded.
+    """
+
+    name: str
+    lengths: tuple[int, ...]
+    steps: tuple[int, ...] = ()
+    side: Literal["left", "right"] = "left"
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths) + sum(self.steps)
+
+
+def cases_for(torch_model: PreTrainedModel) -> list[Case]:
+    """The cases for an architecture, those left out that are longer than its context or than is quick to check."""
+    cases = [
+        Case(name="one prompt", lengths=(11,)),
+        Case(name="one token", lengths=(1,)),
+        Case(name="prompt with past", lengths=(5,), steps=(4, 1, 1)),
+        Case(name="batch padded left, with past", lengths=(9, 4, 1), steps=(1, 1), side="left"),
+        Case(name="batch padded right, with past", lengths=(9, 4, 1), steps=(1, 1), side="right"),
+    ]
+    for name, length in _switches(torch_model):
+        cases += [
+            Case(name=f"prompt beyond the {name}", lengths=(length + 5,), steps=(1,)),
+            Case(name=f"past grows beyond the {name}", lengths=(max(1, length - 2),), steps=(1,) * 5),
+            Case(name=f"batch padded left beyond the {name}", lengths=(length + 4, 3), steps=(1, 1), side="left"),
+        ]
+    context = torch_model.config.max_position_embeddings
+    return [case for case in cases if case.longest <= min(context, _LONGEST)]
+
+
+def _switches(torch_model: PreTrainedModel) -> Iterator[tuple[str, int]]:
+    """Lengths at which an architecture changes what it does."""
+    config = torch_model.config
+    window = getattr(config, "sliding_window", None)
+    if window is not None and getattr(config, "use_sliding_window", True):
+        yield "sliding window", window
+    length = longrope_switch(config)
+    if length is not None:
+        yield "switch of the rotary factors", length
+
+
+def longrope_switch(config: PretrainedConfig) -> int | None:
+    """The length up to which a model with long rotary factors uses the short ones."""
+    scaling = getattr(config, "rope_scaling", None) or {}
+    if scaling.get("rope_type", scaling.get("type")) != "longrope":
+        return None
+    return int(getattr(config, "original_max_position_embeddings", config.max_position_embeddings))
+
+
+def check(onnx_path: Path, torch_model: PreTrainedModel, signature: Signature) -> dict[str, float]:
+    """Compare the graph with the torch model.
+
+    Returns:
+        For each case the largest absolute difference of a logit.
+
+    Raises:
+        ParityError: in some case it is more than :data:`TOLERANCE` allows.
+    """
+    session = _open(onnx_path)
+    differences = {}
+    with _eager(torch_model):
+        for case in cases_for(torch_model):
+            difference, scale = _compare(session, torch_model, signature, case)
+            if not difference <= TOLERANCE * scale:  # written so that NaN is no parity either
+                raise ParityError(
+                    f"{case.name}: a logit of the exported graph differs from torch's by {difference:.3g}, allowed are "
+                    f"{TOLERANCE * scale:.3g}; this exporter cannot take this model, try the other one"
+                )
+            differences[case.name] = difference
+    return differences
+
+
+def _compare(
+    session: ort.InferenceSession, torch_model: PreTrainedModel, signature: Signature, case: Case
+) -> tuple[float, float]:
+    """Largest difference over all steps, and the standard deviation of torch's logits around each position's mean."""
+    rng = np.random.default_rng(0)
+    graph = _GraphRunner(session, signature, rows=len(case.lengths))
+    reference = _TorchRunner(torch_model, signature)
+    differences, scales = [], []
+    for mask, new in _masks(case):
+        ids = rng.integers(0, torch_model.config.vocab_size, (len(mask), new))
+        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -new:]
+        real = mask[:, -new:] == 1
+        expected = reference(ids, mask, positions)[real]
+        differences.append(np.max(np.abs(graph(ids, mask, positions)[real] - expected)))
+        scales.append(np.std(expected - expected.mean(axis=1, keepdims=True)))
+    return float(np.max(differences)), float(np.mean(scales))
+
+
+def _masks(case: Case) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """For each call: the mask over past and new tokens, and how many tokens are new."""
+    width = max(case.lengths)
+    columns = np.arange(width)
+    lengths = np.array(case.lengths)[:, None]
+    mask = (columns >= width - lengths if case.side == "left" else columns < lengths).astype(np.int64)
+    yield mask, width
+    for new in case.steps:
+        mask = np.concatenate([mask, np.ones((len(mask), new), dtype=np.int64)], axis=1)
+        yield mask, new
+
+
+class _GraphRunner:
+    """Runs the graph step by step, its outputs ``present`` being the next step's ``past_key_values``."""
+
+    def __init__(self, session: ort.InferenceSession, signature: Signature, *, rows: int) -> None:
+        self._session = session
+        self._signature = signature
+        self._past = {
+            name: np.zeros((rows, shape[1], 0, shape[3]), dtype=np.float32)
+            for name, shape in signature.inputs.items()
+            if name.startswith("past_key_values.")
+        }
+
+    def __call__(
+        self, ids: NDArray[np.int64], mask: NDArray[np.int64], positions: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        feeds: dict[str, NDArray[Any]] = {"input_ids": ids, "attention_mask": mask, **self._past}
+        if self._signature.position_ids:
+            feeds["position_ids"] = positions
+        names = list(self._signature.outputs)
+        logits, *present = self._session.run(names, feeds)
+        self._past = dict(zip(self._past, present, strict=True))
+        return np.asarray(logits)
+
+
+class _TorchRunner:
+    """Runs the torch model step by step on its own cache."""
+
+    def __init__(self, model: PreTrainedModel, signature: Signature) -> None:
+        self._model = model
+        self._signature = signature
+        self._cache: Any = None
+
+    def __call__(
+        self, ids: NDArray[np.int64], mask: NDArray[np.int64], positions: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        import torch
+
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if self._signature.position_ids:
+            inputs["position_ids"] = positions
+        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        with torch.inference_mode():
+            output = self._model(**tensors, past_key_values=self._cache, use_cache=True)
+        self._cache = output.past_key_values
+        return np.asarray(output.logits.float().numpy())
+
+
+def _open(path: Path) -> ort.InferenceSession:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+
+
+@contextlib.contextmanager
+def _eager(model: PreTrainedModel) -> Iterator[None]:
+    """The plain attention, which leaves nothing of the configuration out, as torch's fused one does with the soft cap."""
+    before = model.config._attn_implementation
+    model.config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before

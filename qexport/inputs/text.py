@@ -1,0 +1,273 @@
+"""Text, and the token sequences made from it: windows for perplexity and calibration, sentences for latency.
+
+Every recipe of a table is fed the same :class:`TokenSet`; its digest is part of a measurement's conditions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from qexport.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
+
+DOCUMENT_END = "<|endoftext|>"
+"""A line that holds this alone ends a document of a ``.txt`` file."""
+
+MIN_TOKENS = 3
+"""Shorter sequences are dropped: at most one token would be scored behind BOS and a first word."""
+
+_SENTENCE_END = re.compile(
+    r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)[.!?]+[\"'”’)\]]*(?P<gap>\s+)(?![a-z])|(?P<line>\s*\n\s*)"
+)
+_ARTICLE = re.compile(r"\s*= [^=].*[^=] =\s*")
+"""The heading that opens an article of WikiText; deeper headings have more than one ``=``."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Documents in order, and where they came from."""
+
+    origin: str
+    """In words that hold on every machine: a file's name, ``wikitext:wikitext-2-raw-v1:test``."""
+    documents: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSet:
+    """Token sequences that every variant of a model is fed, one by one and in order."""
+
+    kind: Literal["windows", "sentences"]
+    origin: str
+    description: str
+    """How they were made: ``windows of at most 256 tokens``, ``sentences``."""
+    sequences: tuple[NDArray[np.int64], ...]
+    """Each ``[tokens]``, at least :data:`MIN_TOKENS` long."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the token ids and of where each sequence ends."""
+        digest = hashlib.sha256()
+        for sequence in self.sequences:
+            digest.update(len(sequence).to_bytes(8, "little"))
+            digest.update(sequence.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens fed; the first of each sequence is not scored."""
+        return sum(len(sequence) for sequence in self.sequences)
+
+
+def load_text(path: Path) -> Text:
+    """Read documents from a ``.txt``, ``.jsonl`` or ``.json`` file.
+
+    * ``.txt``: documents end at lines that hold ``<|endoftext|>`` alone; without such a line the file is one document.
+    * ``.jsonl``: a line is a string, or an object with a string under ``text``.
+    * ``.json``: a list of such values.
+
+    Raises:
+        InputError: no such file, not UTF-8, another form, or nothing but white space.
+    """
+    readers = {".txt": _txt_documents, ".jsonl": _jsonl_documents, ".json": _json_documents}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"{path}: unknown kind of text; use {', '.join(readers)}")
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 (byte {error.start}); convert it first") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    documents = tuple(document.strip("\n") for document in reader(path, content) if document.strip())
+    if not documents:
+        raise InputError(f"{path}: holds no text; give a file with some prose in it")
+    return Text(origin=path.name, documents=documents)
+
+
+def _txt_documents(_path: Path, content: str) -> Iterable[str]:
+    return re.split(rf"^[ \t]*{re.escape(DOCUMENT_END)}[ \t]*$", content, flags=re.MULTILINE)
+
+
+def _jsonl_documents(path: Path, content: str) -> Iterator[str]:
+    # Only "\n" ends a line of JSON lines: str.splitlines() would also cut at U+2028 inside a string.
+    for number, line in enumerate(content.split("\n"), start=1):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{path}:{number}: not a line of JSON ({error}); correct that line") from error
+            yield _document(value, f"{path}:{number}")
+
+
+def _json_documents(path: Path, content: str) -> Iterator[str]:
+    try:
+        values = json.loads(content) if content.strip() else []
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); for one value a line use the ending .jsonl") from error
+    if not isinstance(values, list):
+        raise InputError(f"{path}: holds no list; give a list of strings or of objects with a text")
+    for number, value in enumerate(values):
+        yield _document(value, f"{path}: item {number}")
+
+
+def _document(value: Any, place: str) -> str:
+    text = value.get("text") if isinstance(value, dict) else value
+    if not isinstance(text, str):
+        raise InputError(f'{place}: neither a string nor an object with a string under "text"; correct that')
+    return text
+
+
+def load_dataset_text(spec: str) -> Text:
+    """Read documents through ``datasets``: ``NAME:CONFIG:SPLIT`` or ``NAME:SPLIT``, the column ``text``.
+
+    ``NAME`` is a hub id or a local folder that ``datasets`` can read. The lines of WikiText are joined to articles.
+
+    Raises:
+        InputError: another form, a dataset that cannot be reached, or one without a column of text.
+    """
+    name, config, split = _split_spec(spec)
+    import datasets
+
+    try:
+        loaded: Any = datasets.load_dataset(name, config, split=split)
+    except Exception as error:  # what a name, a builder or the network raises has no common base
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise InputError(
+            f"{spec}: datasets cannot load it ({reason}); check the name, or give a file with --text"
+        ) from error
+    columns = loaded.column_names
+    if "text" not in columns:
+        raise InputError(f"{spec}: has no column text, only {', '.join(columns)}; choose another dataset")
+    rows = [row for row in loaded["text"] if isinstance(row, str)]
+    documents = tuple(document for document in _join_articles(rows) if document.strip())
+    if not documents:
+        raise InputError(f"{spec}: holds no text; choose another split")
+    return Text(origin=spec, documents=documents)
+
+
+def _split_spec(spec: str) -> tuple[str, str | None, str]:
+    parts = spec.split(":")
+    if len(parts) not in (2, 3) or not all(parts):
+        raise InputError(
+            f"{spec}: not of the form NAME:CONFIG:SPLIT or NAME:SPLIT; for example wikitext:wikitext-2-raw-v1:test"
+        )
+    return parts[0], parts[1] if len(parts) == 3 else None, parts[-1]
+
+
+def _join_articles(rows: list[str]) -> list[str]:
+    """Rows as they are, unless they are the lines of WikiText, whose documents begin at a first-level heading."""
+    starts = [index for index, row in enumerate(rows) if _ARTICLE.fullmatch(row)]
+    if not starts:
+        return rows
+    edges = [0, *starts, len(rows)]
+    return ["".join(rows[begin:end]).strip() for begin, end in itertools.pairwise(edges)]
+
+
+def make_windows(text: Text, tokenizer: PreTrainedTokenizerBase, *, window: int, limit: int | None) -> TokenSet:
+    """Cut documents into windows that begin with BOS, where the tokenizer has one.
+
+    A window holds tokens of one document only. A long document goes on in further windows, each again with BOS, because a
+    window in mid-text without it costs quantized models more than it costs the original.
+
+    Args:
+        text: the documents.
+        tokenizer: turns text into ids; nothing but BOS is added to them.
+        window: most tokens of a window, BOS included.
+        limit: most windows; None takes all.
+
+    Raises:
+        InputError: a window too small to score, or less text than one window.
+    """
+    if window < MIN_TOKENS:
+        raise InputError(f"a window of {window} tokens scores nothing; use at least {MIN_TOKENS}")
+    bos = _bos(tokenizer)
+    body = window - len(bos)
+    sequences: list[NDArray[np.int64]] = []
+    total = 0
+    for document in text.documents:
+        ids = _encode(tokenizer, document)
+        total += len(ids)
+        pieces = (bos + ids[start : start + body] for start in range(0, len(ids), body))
+        sequences += [np.array(piece, np.int64) for piece in pieces if len(piece) >= MIN_TOKENS]
+        if limit is not None and len(sequences) >= limit and total >= body:
+            break
+    if total < body:
+        raise InputError(
+            f"{text.origin}: {total + len(bos)} tokens are less than one window of {window}; give more text"
+        )
+    return TokenSet(
+        kind="windows",
+        origin=text.origin,
+        description=f"windows of at most {window} tokens",
+        sequences=tuple(sequences[:limit]),
+    )
+
+
+def make_sentences(
+    text: Text, tokenizer: PreTrainedTokenizerBase, *, limit: int | None, max_tokens: int | None = None
+) -> TokenSet:
+    """Cut documents into sentences, each behind BOS where the tokenizer has one.
+
+    A sentence ends at ``.``, ``!`` or ``?`` (with closing quotes) before white space and no small letter, and at the end
+    of a line. Those under :data:`MIN_TOKENS` tokens are left out.
+
+    Args:
+        text: the documents.
+        tokenizer: turns text into ids; nothing but BOS is added to them.
+        limit: most sentences, spread evenly over the text; None takes all.
+        max_tokens: where longer sentences are cut, BOS included: the model's context.
+
+    Raises:
+        InputError: no sentence is long enough.
+    """
+    bos = _bos(tokenizer)
+    sequences = []
+    for document in text.documents:
+        for sentence in split_sentences(document):
+            ids = (bos + _encode(tokenizer, sentence))[:max_tokens]
+            if len(ids) >= MIN_TOKENS:
+                sequences.append(np.array(ids, np.int64))
+    if not sequences:
+        raise InputError(f"{text.origin}: no sentence has {MIN_TOKENS} tokens; give more text")
+    if limit is not None and limit < len(sequences):
+        sequences = [sequences[index * len(sequences) // limit] for index in range(limit)]
+    return TokenSet(kind="sentences", origin=text.origin, description="sentences", sequences=tuple(sequences))
+
+
+def split_sentences(document: str) -> list[str]:
+    """The sentences of a document in order, without the white space between them.
+
+    >>> split_sentences('"Why?" asked Mr. Hill. She knew.')
+    ['"Why?" asked Mr. Hill.', 'She knew.']
+    """
+    sentences, start = [], 0
+    for end in _SENTENCE_END.finditer(document):
+        stop = end.start("gap") if end["gap"] else end.start()
+        sentences.append(document[start:stop].strip())
+        start = end.end()
+    sentences.append(document[start:].strip())
+    return [sentence for sentence in sentences if sentence]
+
+
+def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    bos: int | None = tokenizer.bos_token_id
+    return [] if bos is None else [bos]
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    # verbose=False: a document longer than the context is cut into windows here, so the warning would be false.
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids

@@ -1,0 +1,31 @@
+"""Seconds per sentence: one forward pass over all its tokens, without a past."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qexport.metrics import Samples, Trial
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from qexport.runtime import Session
+
+COLUMNS = ("latency_s", "tokens", "round")
+
+
+def time_sentences(session: Session, trial: Trial) -> Samples:
+    """Time every sentence once, after ``trial.warmups`` sentences that are kept apart."""
+
+    def timed(ids: NDArray[np.int64]) -> tuple[float, ...]:
+        batch = ids[np.newaxis]
+        start = time.perf_counter()
+        session.logits(batch)
+        return (time.perf_counter() - start, float(len(ids)), float(trial.round))
+
+    warmups = tuple(timed(ids) for ids in itertools.islice(itertools.cycle(trial.sequences), trial.warmups))
+    return Samples(columns=COLUMNS, rows=tuple(timed(ids) for ids in trial.sequences), warmups=warmups)

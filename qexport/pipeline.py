@@ -1,0 +1,536 @@
+"""The verbs, as plain functions: the only module that knows in which order things happen."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from qexport import __version__, engines, progress, runtime
+from qexport.artifact import (
+    MANIFEST_NAME,
+    ONNX_DATA_NAME,
+    ONNX_NAME,
+    Artifact,
+    CalibrationInfo,
+    Manifest,
+    ModelInfo,
+    check_output,
+    load_artifact,
+    new_artifact,
+)
+from qexport.calibration import Method, method_label
+from qexport.engines import WeightGrid
+from qexport.errors import InputError, UnsupportedHere
+from qexport.inputs.experiment import Experiment, Row, default_experiment, load_experiment
+from qexport.inputs.bundled import bundled, find_bundled
+from qexport.inputs.models import ModelSource, load_tokenizer, locate_model
+from qexport.inputs.text import Text, TokenSet, load_dataset_text, load_text, make_sentences, make_windows
+from qexport.measure import METRICS, Job, RunMetric, measure_rounds
+from qexport.recipes import Fp32, Recipe, recipe
+from qexport.record import Measurement
+from qexport.schemes import SchemeResult
+from qexport.schemes.bnb import Bnb
+from qexport.schemes.int8 import Int8, Static
+from qexport.selection import Selection, Selector, WeightNode, parse_selector, weight_nodes
+
+if TYPE_CHECKING:
+    from qexport.runtime import Provider
+
+Exporter = Literal["fused", "optimum"]
+
+REFERENCE = "reference"
+"""The name of the bundled, really trained model."""
+CALIBRATION_TEXT = "calibration/calibration.jsonl"
+CALIBRATION_WINDOW = 256
+"""Most tokens of a calibration window, BOS included; cut to the model's context."""
+CALIBRATION_WINDOWS = 64
+LATENCY_ROUNDS = 3
+"""Fresh processes per artifact whose sentences are timed, the artifacts in turn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """What a model may bring along that can run code."""
+
+    allow_pickle: bool = False
+    remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Options:
+    """Choices for INT8 recipes; None leaves a choice to the recipe."""
+
+    engine: str = "inc"
+    method: Method | None = None
+    symmetric: bool = False
+    grid: WeightGrid | None = None
+
+    def applied(self, scheme: Int8) -> Int8:
+        """The scheme with these choices."""
+        activations = scheme.activations
+        if self.method is not None or self.symmetric:
+            if not isinstance(activations, Static):
+                raise InputError("--method and --symmetric are for static activations; use --recipe int8-static")
+            activations = Static(method=self.method or activations.method)
+        return replace(scheme, activations=activations, symmetric=self.symmetric, grid=self.grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What would be quantized, before anything is."""
+
+    selection: Selection
+    nodes: tuple[WeightNode, ...]
+    """All weight nodes of the graph, selected or not."""
+    scheme: Int8
+
+    def bytes_before(self, node: WeightNode) -> int:
+        """Bytes of the node's weight in fp32."""
+        return 4 * node.parameters
+
+    def bytes_after(self, node: WeightNode) -> int:
+        """Bytes of the node's weight once quantized."""
+        return self.scheme.stored_bytes(node)
+
+
+def export(
+    model: str,
+    folder: Path,
+    *,
+    exporter: Exporter = "fused",
+    revision: str | None = None,
+    trust: Trust = Trust(),
+    overwrite: bool = False,
+) -> Artifact:
+    """Export a model to ONNX as an fp32 artifact, once its logits have been compared with torch's.
+
+    Args:
+        model: hub id, local folder, or ``reference`` for the bundled model.
+        folder: the artifact to be made.
+        exporter: ``fused`` or ``optimum``.
+        revision: of a hub id.
+        trust: see :class:`Trust`.
+        overwrite: replace an artifact that is there.
+
+    Raises:
+        InputError: the model cannot be used, or ``folder`` must not be replaced.
+        ParityError: the graph does not compute what torch computes.
+        UnsupportedHere: the exporter cannot do this architecture.
+    """
+    check_output(folder, overwrite=overwrite)
+    return _export(_locate(model, revision, trust), folder, exporter, overwrite=overwrite)
+
+
+def _export(source: ModelSource, folder: Path, exporter: Exporter, *, overwrite: bool = False) -> Artifact:
+    from qexport.export import export_model
+
+    with new_artifact(folder, overwrite=overwrite) as draft, progress.task(f"exporting {source.name}"):
+        report = export_model(source, draft.path, exporter=exporter)
+        draft.finish(
+            Manifest(
+                kind="onnx",
+                model=_model_info(source, report.parameters),
+                exporter=exporter,
+                recipe="fp32",
+                weight_bytes=report.weight_bytes,
+                settings={"parity_max_logit_difference": max(report.parity.values())},
+                versions=_versions("torch", "transformers", "onnx", "onnxruntime"),
+            )
+        )
+    return load_artifact(folder)
+
+
+def plan(
+    model: str,
+    selector: Selector,
+    *,
+    recipe_name: str = "int8-static",
+    exporter: Exporter = "fused",
+    revision: str | None = None,
+    trust: Trust = Trust(),
+) -> Plan:
+    """Which nodes a selector chooses from a model, or from an fp32 artifact.
+
+    Raises:
+        SelectionError: a rule matches nothing.
+        InputError: the model cannot be used, or the recipe does not take a selection of nodes.
+    """
+    import onnx_ir as ir
+
+    scheme = _takes_nodes(recipe(recipe_name))
+    with _fp32(model, exporter, revision, trust) as parent:
+        nodes = weight_nodes(ir.load(parent.onnx_path))
+    return Plan(selection=selector.select(nodes), nodes=nodes, scheme=scheme)
+
+
+def _takes_nodes(chosen: Recipe) -> Int8:
+    if not isinstance(chosen.scheme, Int8):
+        raise InputError(f"{chosen.name}: has no choice of nodes; choose int8-static or int8-dynamic")
+    return chosen.scheme
+
+
+def quantize(
+    model: str,
+    folder: Path,
+    *,
+    recipe_name: str = "int8-static",
+    selector: Selector = Selector(),
+    int8: Int8Options = Int8Options(),
+    text: Text | None = None,
+    exporter: Exporter = "fused",
+    revision: str | None = None,
+    trust: Trust = Trust(),
+    overwrite: bool = False,
+) -> Artifact:
+    """Make a quantized artifact from a model, or from an fp32 artifact.
+
+    Args:
+        model: hub id, local folder, ``reference``, or the folder of an fp32 artifact.
+        folder: the artifact to be made.
+        recipe_name: a key of ``RECIPES``.
+        selector: which nodes; bitsandbytes recipes take all only.
+        int8: choices for INT8 recipes.
+        text: calibration text; None takes the bundled one.
+        exporter: used where ``model`` is not an artifact yet.
+        revision: of a hub id.
+        trust: see :class:`Trust`.
+        overwrite: replace an artifact that is there.
+
+    Raises:
+        QExportError: see the errors of the parts.
+    """
+    chosen = recipe(recipe_name)
+    check_output(folder, overwrite=overwrite)
+    match chosen.scheme:
+        case Fp32():
+            raise InputError("fp32 is no quantization; use `qexport export`")
+        case Bnb():
+            if selector != Selector():
+                raise InputError(f"{recipe_name}: bitsandbytes quantizes all linear layers; leave --nodes out")
+            if _is_artifact(model):
+                raise InputError(f"{model}: bitsandbytes recipes start from the model itself, not from an ONNX artifact")
+            source = _locate(model, revision, trust)
+            info = _model_info(source, parameter_count(source))
+            return _apply_bnb(source, info, chosen, folder, overwrite=overwrite)
+        case Int8():
+            engines.require(int8.engine)
+            configured = replace(chosen, scheme=int8.applied(chosen.scheme))
+            with _fp32(model, exporter, revision, trust) as parent:
+                tokens = _calibration_tokens(parent, text) if isinstance(chosen.scheme.activations, Static) else None
+                return _apply_int8(parent, configured, selector, int8.engine, tokens, folder, overwrite=overwrite)
+
+
+def _apply_bnb(
+    source: ModelSource, info: ModelInfo, chosen: Recipe, folder: Path, *, overwrite: bool = False
+) -> Artifact:
+    assert isinstance(chosen.scheme, Bnb)
+    with new_artifact(folder, overwrite=overwrite) as draft, progress.task(f"quantizing {chosen.name}"):
+        result = chosen.scheme.apply(source, draft.path)
+        draft.finish(
+            Manifest(
+                kind="torch",
+                model=info,
+                recipe=chosen.name,
+                engine="bitsandbytes",
+                quantized=result.quantized,
+                settings=result.settings,
+                weight_bytes=result.weight_bytes,
+                versions=result.versions,
+            )
+        )
+    return load_artifact(folder)
+
+
+def _apply_int8(
+    parent: Artifact,
+    chosen: Recipe,
+    selector: Selector,
+    engine: str,
+    tokens: TokenSet | None,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+) -> Artifact:
+    import onnx_ir as ir
+
+    scheme = chosen.scheme
+    assert isinstance(scheme, Int8)
+    selection = selector.select(weight_nodes(ir.load(parent.onnx_path)))
+    with new_artifact(folder, overwrite=overwrite) as draft:
+        with progress.task(f"quantizing {chosen.name} ({selector.label})"):
+            result = scheme.apply(parent, selection, draft.path, engine_name=engine, tokens=tokens)
+        _copy_side_files(parent, draft.path)
+        draft.finish(_int8_manifest(parent, chosen, selection, engine, tokens, result))
+    return load_artifact(folder)
+
+
+def _int8_manifest(
+    parent: Artifact, chosen: Recipe, selection: Selection, engine: str, tokens: TokenSet | None, result: SchemeResult
+) -> Manifest:
+    scheme = chosen.scheme
+    assert isinstance(scheme, Int8)
+    calibration = None
+    if tokens is not None and isinstance(scheme.activations, Static):
+        calibration = CalibrationInfo(
+            method=method_label(scheme.activations.method),
+            text=tokens.origin,
+            tokens_sha256=tokens.sha256,
+            windows=len(tokens.sequences),
+            tokens=tokens.tokens,
+        )
+    return Manifest(
+        kind="onnx",
+        model=parent.manifest.model,
+        exporter=parent.manifest.exporter,
+        recipe=chosen.name,
+        engine=engine,
+        parent_sha256=parent.sha256,
+        selection=selection.info(),
+        quantized=result.quantized,
+        settings=result.settings,
+        calibration=calibration,
+        weight_bytes=result.weight_bytes,
+        versions=_versions("onnx", "onnxruntime", *(["neural-compressor"] if engine == "inc" else [])),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Choices for a whole comparison."""
+
+    provider: Provider = "cpu"
+    threads: int | None = None
+    int8: Int8Options = Int8Options()
+    exporter: Exporter = "fused"
+    rounds: int = LATENCY_ROUNDS
+    keep_artifacts: bool = False
+    trust: Trust = Trust()
+
+
+def experiment_for(spec: str | None) -> Experiment:
+    """The experiment meant by a TOML file, a bundled experiment's name, a model, or nothing (the reference model).
+
+    Raises:
+        InputError: a file that is no experiment.
+    """
+    spec = spec or REFERENCE
+    if spec.endswith(".toml"):
+        return load_experiment(Path(spec))
+    if not Path(spec).exists() and (known := find_bundled(f"models/{spec}.toml")) is not None:
+        return load_experiment(known)
+    return default_experiment(spec)
+
+
+def compare(
+    experiment: Experiment,
+    folder: Path,
+    *,
+    evaluation: Text | None = None,
+    calibration: Text | None = None,
+    options: CompareOptions = CompareOptions(),
+    overwrite: bool = False,
+) -> list[Measurement]:
+    """Take a model through the rows of an experiment, measure each, and write the report.
+
+    Args:
+        experiment: model, rows, texts and published figures.
+        folder: the report's folder.
+        evaluation: text to measure on; None takes the experiment's.
+        calibration: text for activation ranges; None takes the experiment's.
+        options: see :class:`CompareOptions`.
+        overwrite: replace a report that is there.
+
+    Returns:
+        One measurement for each row and metric, skipped ones included.
+
+    Raises:
+        QExportError: see the errors of the parts; a row that this machine cannot run is skipped with its reason.
+    """
+    from qexport.report import check_report_folder, write_report
+
+    check_report_folder(folder, overwrite=overwrite)
+    runtime.require_provider(options.provider)
+    if any(isinstance(recipe(row.recipe).scheme, Int8) for row in experiment.rows):
+        engines.require(options.int8.engine)
+    evaluation = evaluation or load_text(experiment.evaluation_path)
+    calibration = calibration or load_text(experiment.calibration_path)
+    _keep_apart(evaluation, calibration)
+    source = _locate(experiment.model, experiment.revision, options.trust)
+    tokens = _evaluation_tokens(experiment, source, evaluation)
+    folder = Path(os.path.abspath(folder))
+    with _work_folder(folder) as work:
+        fp32 = _export(source, work / "fp32", options.exporter)
+        rows = [_build_row(row, source, fp32, calibration, work, options) for row in experiment.rows]
+        records = _measure_rows(experiment, rows, tokens, source.name, options)
+        write_report(records, folder, title=experiment.title, overwrite=overwrite)
+        if options.keep_artifacts:
+            work.rename(folder / "artifacts")
+    return records
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Built:
+    """A row of the table with its artifact, or the reason why there is none."""
+
+    row: Row
+    label: str
+    recipe: Recipe
+    artifact: Artifact | None
+    skipped: str = ""
+
+
+def _build_row(
+    row: Row, source: ModelSource, fp32: Artifact, calibration: Text, work: Path, options: CompareOptions
+) -> _Built:
+    chosen, selector = recipe(row.recipe), parse_selector(row.nodes)
+    label = f"{row.recipe} ({selector.label})" if isinstance(chosen.scheme, Int8) else row.recipe
+    folder = work / label.replace(" ", "-").replace("(", "").replace(")", "")
+    try:
+        match chosen.scheme:
+            case Fp32():
+                artifact = fp32
+            case Bnb():
+                on_provider = replace(chosen, scheme=replace(chosen.scheme, provider=options.provider))
+                artifact = _apply_bnb(source, fp32.manifest.model, on_provider, folder)
+            case Int8():
+                static = isinstance(chosen.scheme.activations, Static)
+                engine = options.int8.engine
+                tokens = _calibration_tokens(fp32, calibration) if static else None
+                artifact = _apply_int8(fp32, chosen, selector, engine, tokens, folder)
+    except UnsupportedHere as error:
+        return _Built(row=row, label=label, recipe=chosen, artifact=None, skipped=str(error))
+    return _Built(row=row, label=label, recipe=chosen, artifact=artifact)
+
+
+def _measure_rows(
+    experiment: Experiment, rows: list[_Built], tokens: dict[str, TokenSet], model: str, options: CompareOptions
+) -> list[Measurement]:
+    """Measure metric by metric, so that figures that are compared are taken close to each other."""
+    records = []
+    for name, metric in METRICS.items():
+        fed = tokens[metric.tokens] if isinstance(metric, RunMetric) else None
+        jobs = [
+            Job(
+                artifact=built.artifact.path,
+                row=built.label,
+                metric=name,
+                tokens=fed,
+                provider=options.provider,
+                threads=options.threads,
+                published=experiment.published_for(built.row, name),
+            )
+            for built in rows
+            if built.artifact is not None
+        ]
+        measured = measure_rounds(jobs, options.rounds if name == "latency_s" else 1)
+        by_row = {record.row: record for record in measured}
+        records += [by_row.get(built.label) or _skipped(built, name, model) for built in rows]
+    return records
+
+
+def _skipped(built: _Built, metric: str, model: str) -> Measurement:
+    return Measurement(
+        row=built.label, model=model, recipe=built.recipe.name, metric=metric, skipped=built.skipped
+    )
+
+
+def _locate(spec: str, revision: str | None, trust: Trust) -> ModelSource:
+    bundled_model = find_bundled(f"models/{REFERENCE}") if spec == REFERENCE and not Path(spec).exists() else None
+    return locate_model(
+        bundled_model or spec, revision=revision, allow_pickle=trust.allow_pickle, trust_remote_code=trust.remote_code
+    )
+
+
+@contextlib.contextmanager
+def _fp32(model: str, exporter: Exporter, revision: str | None, trust: Trust) -> Iterator[Artifact]:
+    """The fp32 artifact that ``model`` is, or one made from it for the time being."""
+    if _is_artifact(model):
+        artifact = load_artifact(Path(model), verify=True)
+        if artifact.manifest.recipe != "fp32":
+            raise InputError(f"{model}: is quantized already ({artifact.manifest.recipe}); start from an fp32 artifact")
+        yield artifact
+        return
+    source = _locate(model, revision, trust)
+    with tempfile.TemporaryDirectory(prefix="qexport-") as work:
+        yield _export(source, Path(work) / "fp32", exporter)
+
+
+def _is_artifact(model: str) -> bool:
+    return (Path(model) / MANIFEST_NAME).is_file()
+
+
+@contextlib.contextmanager
+def _work_folder(folder: Path) -> Iterator[Path]:
+    """A folder for artifacts beside the report, on the same disk; removed at the end."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.work-", dir=folder.parent))
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _source_of(artifact: Artifact) -> ModelSource:
+    """An artifact's own folder as the place of its tokenizer and configuration."""
+    return ModelSource(
+        name=artifact.manifest.model.name,
+        revision=artifact.manifest.model.revision,
+        path=artifact.path,
+        config=json.loads((artifact.path / "config.json").read_text()),
+        weight_files=(),
+        weights_sha256=artifact.manifest.model.weights_sha256,
+        trust_remote_code=False,
+    )
+
+
+def _calibration_tokens(parent: Artifact, text: Text | None) -> TokenSet:
+    source = _source_of(parent)
+    text = text or load_text(bundled(CALIBRATION_TEXT))
+    window = min(CALIBRATION_WINDOW, source.context_length)
+    return make_windows(text, load_tokenizer(source), window=window, limit=CALIBRATION_WINDOWS)
+
+
+def _evaluation_tokens(experiment: Experiment, source: ModelSource, text: Text) -> dict[str, TokenSet]:
+    tokenizer, context = load_tokenizer(source), source.context_length
+    return {
+        "windows": make_windows(text, tokenizer, window=min(experiment.window, context), limit=experiment.windows),
+        "sentences": make_sentences(text, tokenizer, limit=experiment.sentences, max_tokens=context),
+    }
+
+
+def _keep_apart(evaluation: Text, calibration: Text) -> None:
+    both = set(evaluation.documents) & set(calibration.documents)
+    if both:
+        raise InputError(
+            f"{evaluation.origin} and {calibration.origin}: {len(both)} documents are in both; "
+            "quality must be measured on text that calibration never saw"
+        )
+
+
+def _copy_side_files(parent: Artifact, folder: Path) -> None:
+    own = {ONNX_NAME, ONNX_DATA_NAME}
+    for info in parent.manifest.files:
+        if info.path not in own:
+            shutil.copyfile(parent.path / info.path, folder / info.path)
+
+
+def _model_info(source: ModelSource, parameters: int) -> ModelInfo:
+    return ModelInfo(
+        name=source.name,
+        revision=source.revision,
+        weights_sha256=source.weights_sha256,
+        architecture=source.model_type,
+        parameters=parameters,
+    )
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    return {"qexport": __version__} | {name: importlib.metadata.version(name) for name in packages}

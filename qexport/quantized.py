@@ -1,0 +1,262 @@
+"""What is really quantized in a graph: read from the emitted file and held against what was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from qexport.artifact import QuantizedNode
+from qexport.errors import ContractError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    from qexport.calibration import Ranges
+    from qexport.selection import WeightNode
+
+SUFFIX = "_quantized"
+"""What both engines append to the name of a weight whose integers they store."""
+
+Key = tuple[str, bool]
+"""Name of a stored weight, and whether the node looks up rows of it instead of multiplying by it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegerNode:
+    """A node of an emitted graph that reads a weight stored as 8-bit integers."""
+
+    weight: str
+    """Name of the float weight that the integers stand for."""
+    integers: ir.Value
+    scale: ir.Value
+    zero_point: ir.Value | None
+    lookup: bool
+    """The node looks up rows of a table, and does not multiply."""
+    axis: int
+    """Axis of the integers along which the scales run."""
+    activation: Literal["none", "static", "dynamic"]
+    activation_scale: ir.Value | None = None
+    activation_zero_point: ir.Value | None = None
+    activation_name: str = ""
+    """The float tensor that is quantized before the node."""
+
+    @property
+    def key(self) -> Key:
+        return self.weight, self.lookup
+
+    def dequantized(self) -> NDArray[np.float32]:
+        """The weight that the integers stand for."""
+        integers, scale = array(self.integers), array(self.scale)
+        zero = array(self.zero_point) if self.zero_point is not None else np.zeros((), integers.dtype)
+        shape = [1] * integers.ndim
+        shape[self.axis] = -1
+        difference = integers.astype(np.float32) - zero.astype(np.float32).reshape(shape if zero.ndim else ())
+        return difference * scale.reshape(shape if scale.ndim else ())
+
+    @property
+    def per_channel(self) -> bool:
+        """One scale for each channel, and not one for all."""
+        return array(self.scale).size == int(np.asarray(self.integers.shape)[self.axis])
+
+
+def array(value: ir.Value) -> NDArray[np.generic]:
+    """The contents of an initializer."""
+    assert value.const_value is not None, f"{value.name} is no initializer"
+    return value.const_value.numpy()
+
+
+def integer_nodes(model: ir.Model) -> tuple[IntegerNode, ...]:
+    """Every node that reads integer weights: MatMulInteger, MatMul between DequantizeLinear, Gather of integers."""
+    return tuple(found for node in model.graph if (found := _integer_node(node)) is not None)
+
+
+def _integer_node(node: ir.Node) -> IntegerNode | None:
+    if node.op_type == "MatMulInteger" and _is_constant(node.inputs[1]):
+        return _matmul_integer(node)
+    if node.op_type == "MatMul":
+        return _qdq_matmul(node)
+    if node.op_type == "Gather" and _is_constant(node.inputs[0]) and _name(node.inputs[0]).endswith(SUFFIX):
+        return _lookup(node)
+    return None
+
+
+def _matmul_integer(node: ir.Node) -> IntegerNode:
+    integers = node.inputs[1]
+    zero = node.inputs[3] if len(node.inputs) > 3 else None
+    source = node.inputs[0].producer() if node.inputs[0] is not None else None
+    dynamic = source is not None and source.op_type == "DynamicQuantizeLinear"
+    assert integers is not None
+    return IntegerNode(
+        weight=_name(integers).removesuffix(SUFFIX),
+        integers=integers,
+        scale=_partner(node, integers),
+        zero_point=zero,
+        lookup=False,
+        axis=1,
+        activation="dynamic" if dynamic else "none",
+        activation_name=_name(source.inputs[0]) if source is not None else "",
+    )
+
+
+def _qdq_matmul(node: ir.Node) -> IntegerNode | None:
+    weight = node.inputs[1].producer() if node.inputs[1] is not None else None
+    if weight is None or weight.op_type != "DequantizeLinear" or not _is_constant(weight.inputs[0]):
+        return None
+    integers, scale = weight.inputs[0], weight.inputs[1]
+    assert integers is not None
+    assert scale is not None
+    dequantize = node.inputs[0].producer() if node.inputs[0] is not None else None
+    quantize = dequantize.inputs[0].producer() if dequantize is not None and dequantize.inputs[0] is not None else None
+    static = (
+        dequantize is not None
+        and quantize is not None
+        and (dequantize.op_type, quantize.op_type) == ("DequantizeLinear", "QuantizeLinear")
+    )
+    return IntegerNode(
+        weight=_name(integers).removesuffix(SUFFIX),
+        integers=integers,
+        scale=scale,
+        zero_point=weight.inputs[2] if len(weight.inputs) > 2 else None,
+        lookup=False,
+        axis=weight.attributes.get_int("axis", 1) % 2,
+        activation="static" if static else "none",
+        activation_scale=quantize.inputs[1] if static and quantize is not None else None,
+        activation_zero_point=quantize.inputs[2] if static and quantize is not None else None,
+        activation_name=_name(quantize.inputs[0]) if static and quantize is not None else "",
+    )
+
+
+def _lookup(node: ir.Node) -> IntegerNode:
+    integers = node.inputs[0]
+    assert integers is not None
+    by_name = {value.name: value for value in (node.graph.initializers.values() if node.graph is not None else ())}
+    name = _name(integers).removesuffix(SUFFIX)
+    return IntegerNode(
+        weight=name,
+        integers=integers,
+        scale=by_name[f"{name}_scale"],
+        zero_point=by_name.get(f"{name}_zero_point"),
+        lookup=True,
+        axis=node.attributes.get_int("axis", 0),
+        activation="none",
+    )
+
+
+def _partner(node: ir.Node, integers: ir.Value) -> ir.Value:
+    """The scale that the product is multiplied with: found in the graph after the MatMulInteger, not by its name."""
+    wanted = array(integers).shape[1]
+    for multiplied in _following(node, ("Cast", "Mul")):
+        for value in multiplied.inputs:
+            producer = value.producer() if value is not None else None
+            for candidate in (value, *(producer.inputs if producer is not None and producer.op_type == "Mul" else ())):
+                if candidate is not None and _is_constant(candidate) and array(candidate).size in (1, wanted):
+                    return candidate
+    raise ContractError(f"{node.name}: the product of integers is never multiplied by the weight's scale")
+
+
+def _following(node: ir.Node, ops: tuple[str, ...]) -> Iterator[ir.Node]:
+    for value in node.outputs:
+        for use in value.uses():
+            if use.node.op_type in ops:
+                yield use.node
+                yield from _following(use.node, ops)
+
+
+def _is_constant(value: ir.Value | None) -> bool:
+    return value is not None and value.is_initializer()
+
+
+def _name(value: ir.Value | None) -> str:
+    return (value.name or "") if value is not None else ""
+
+
+def check(
+    model: ir.Model,
+    *,
+    asked: Mapping[Key, WeightNode],
+    original: Callable[[str], NDArray[np.float32]],
+    ranges: Ranges | None,
+    symmetric: bool,
+    by: str,
+) -> tuple[QuantizedNode, ...]:
+    """Hold an emitted graph against what was asked for.
+
+    Args:
+        model: the emitted graph.
+        asked: the nodes to be quantized, by the name of their stored weight and whether they look up rows.
+        original: the float weight of a name, laid out as the integers are.
+        ranges: asked range of each activation tensor; None if activations were to be quantized dynamically.
+        symmetric: whether those ranges were to be made symmetric.
+        by: who emitted the graph, for the message.
+
+    Returns:
+        The nodes found quantized, in the order of ``asked``.
+
+    Raises:
+        ContractError: a node is missing or one too many, is not per channel, its activation is quantized in another way
+            or over another range, or its integers do not stand for the float weight within half a step.
+    """
+    nodes = integer_nodes(model)
+    found = {node.key: node for node in nodes}
+    missing, extra = sorted(asked.keys() - found.keys()), sorted(found.keys() - asked.keys())
+    if missing or extra or len(nodes) != len(found):
+        raise ContractError(
+            f"{by} did not quantize what was asked: left in float {_some(missing)}; "
+            f"quantized unasked {_some(extra)}; twice {len(nodes) - len(found)}"
+        )
+    for (weight, lookup), node in found.items():
+        _check_weight(node, original(weight), by)
+        if not lookup:
+            _check_activation(node, ranges, symmetric=symmetric, by=by)
+    return tuple(
+        QuantizedNode(
+            name=reader.name,
+            weight=reader.weight,
+            weight_dtype=str(array(found[key].integers).dtype),
+            per_channel=found[key].per_channel,
+            activation=found[key].activation,
+        )
+        for key, reader in asked.items()
+    )
+
+
+def _some(keys: Sequence[Key]) -> str:
+    names = [name for name, _ in keys]
+    return (", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")) or "none"
+
+
+def _check_weight(node: IntegerNode, original: NDArray[np.float32], by: str) -> None:
+    if not node.per_channel:
+        raise ContractError(f"{by}: {node.weight} has one scale for all channels, one for each was asked")
+    shape = [1, 1]
+    shape[node.axis] = -1
+    # Rounding in float32 may tip a value that lies on the middle of a step to either side.
+    half_step = array(node.scale).astype(np.float32).reshape(shape) * np.float32(0.5 * (1 + 1e-3))
+    dequantized = node.dequantized()
+    if dequantized.shape != original.shape or bool(np.any(np.abs(dequantized - original) > half_step + 1e-12)):
+        raise ContractError(f"{by}: the integers of {node.weight} are further than half a step from its weights")
+
+
+def _check_activation(node: IntegerNode, ranges: Ranges | None, *, symmetric: bool, by: str) -> None:
+    wanted = "dynamic" if ranges is None else "static"
+    if node.activation != wanted:
+        raise ContractError(f"{by}: the input of {node.weight} is quantized {node.activation}, {wanted} was asked")
+    if ranges is None:
+        return
+    if node.activation_scale is None or node.activation_zero_point is None:
+        raise ContractError(f"{by}: the input of {node.weight} has no scale or no zero point")
+    low, high = ranges[node.activation_name]
+    scale, zero = float(array(node.activation_scale)), int(array(node.activation_zero_point))
+    peak = max(-low, high)
+    expected = (peak / 127.0 if symmetric else (high - low) / 255.0) or 1.0
+    # onnxruntime spreads a symmetric range over 255 steps and neural-compressor over 254: both are that range.
+    if abs(scale / expected - 1.0) > 0.005 or abs(zero - (0 if symmetric else -low / expected)) > 1.0:
+        raise ContractError(
+            f"{by}: the input of {node.weight} is quantized with scale {scale:.6g} and zero point {zero}, "
+            f"the calibrated range {low:.6g} to {high:.6g} was asked"
+        )

@@ -1,0 +1,340 @@
+"""Running artifacts: one small :class:`Session` protocol, with ONNX Runtime here and torch behind it.
+
+Nothing here imports torch: a process that measures an ONNX artifact must hold only what running it needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from qexport import cpu, cuda
+from qexport.errors import ContractError, UnsupportedHere
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from qexport.artifact import Artifact
+
+Provider = Literal["cpu", "cuda"]
+Observe = Literal["nothing", "kernels", "device memory"]
+"""What a session notes beside its work: the kernels that run, or the device memory they take; either costs time."""
+
+INTEGER_MATMULS = frozenset(
+    {"DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QAttention", "QGemm", "QLinearMatMul"}
+)
+"""Kernels of ONNX Runtime that multiply 8-bit integers."""
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_PROBE_IDS = np.zeros((1, 2), np.int64)
+_COMPUTE_OPS = INTEGER_MATMULS | {
+    "Attention",
+    "DynamicQuantizeLinear",
+    "Gemm",
+    "GroupQueryAttention",
+    "MatMul",
+    "MatMulNBits",
+    "MultiHeadAttention",
+}
+"""Nodes that decide a latency. Shape arithmetic belongs on the CPU and is not among them."""
+
+
+class ProviderUnavailable(UnsupportedHere):
+    """The execution provider asked for is not there: an error for the whole run, not for one row."""
+
+
+class Tensor(Protocol):
+    """An input as a graph declares it; ``onnxruntime.NodeArg`` is one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> Sequence[int | str | None]: ...
+    @property
+    def type(self) -> str: ...
+
+
+class Session(Protocol):
+    """An artifact loaded and ready to score tokens."""
+
+    @property
+    def runtime(self) -> str:
+        """Name and version: ``onnxruntime 1.31.1``."""
+
+    @property
+    def provider(self) -> Provider: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def device(self) -> str:
+        """The accelerator's name; empty on the CPU."""
+
+    def logits(self, input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Next-token logits ``[batch, sequence, vocab]`` of ids ``[batch, sequence]`` without padding."""
+
+    def facts(self) -> dict[str, float | int | str]:
+        """Plain facts of what ran, for the record."""
+
+    def peak_device_bytes(self) -> int:
+        """Most bytes of tensors held on the device at once, the weights included; needs ``observe``."""
+
+
+def open_session(
+    artifact: Artifact, *, provider: Provider = "cpu", threads: int | None = None, observe: Observe = "nothing"
+) -> Session:
+    """Load an artifact with the runtime of its kind.
+
+    Args:
+        artifact: what to load.
+        provider: the execution provider that must run it.
+        threads: threads for the runtime; None takes every processor this process may use.
+        observe: ``kernels`` runs two tokens and compares the integer matmuls that ran with the manifest;
+            ``device memory`` makes :meth:`Session.peak_device_bytes` exact.
+
+    Raises:
+        ProviderUnavailable: the provider asked for is not there.
+        UnsupportedHere: the provider would leave part of the model to another one.
+        ContractError: the file does not load, or fewer or more integer matmuls ran than the manifest names.
+    """
+    if artifact.manifest.kind == "torch":
+        from qexport.torch_runtime import TorchSession
+
+        return TorchSession(artifact, provider=provider, threads=threads)
+    session = OrtSession(artifact.onnx_path, provider=provider, threads=threads, observe=observe)
+    if observe == "kernels":
+        _compare_with_manifest(session, artifact)
+    return session
+
+
+def _compare_with_manifest(session: OrtSession, artifact: Artifact) -> None:
+    named = sum(node.activation != "none" for node in artifact.manifest.quantized)
+    ran = session.integer_matmuls_run()
+    # The CUDA provider has no fused W8A8 kernel: a QDQ graph runs in floating point there, which the facts say.
+    if session.provider == "cpu" and ran != named:
+        raise ContractError(
+            f"{artifact.onnx_path}: {ran} integer matmuls ran where the manifest names {named} quantized ones; "
+            "ONNX Runtime did not fuse the graph as it was written, so its figures would be of another model"
+        )
+
+
+def require_provider(provider: Provider) -> None:
+    """Make sure that ONNX Runtime can be asked for ``provider`` on this machine.
+
+    Raises:
+        ProviderUnavailable: the package has no such provider, or the driver offers no device.
+    """
+    if provider == "cpu":
+        return
+    import onnxruntime
+
+    if _PROVIDERS[provider] not in onnxruntime.get_available_providers():
+        raise ProviderUnavailable(
+            f"--provider {provider}: the installed onnxruntime {onnxruntime.__version__} has no CUDA provider; "
+            "on a machine with an NVIDIA GPU install qexport[gpu] in an environment of its own"
+        )
+    if not cuda.device_names():
+        raise ProviderUnavailable(
+            f"--provider {provider}: the NVIDIA driver offers no GPU on this machine; "
+            "check `nvidia-smi`, or use --provider cpu"
+        )
+
+
+class OrtSession:
+    """One graph in ONNX Runtime, on exactly one execution provider."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        provider: Provider = "cpu",
+        threads: int | None = None,
+        observe: Observe = "nothing",
+    ) -> None:
+        """Load ``path``; see :func:`open_session` for the arguments and errors."""
+        import onnxruntime
+
+        require_provider(provider)
+        self.path = path
+        self.provider: Provider = provider
+        self.threads = threads or cpu.cores()
+        self.runtime = f"onnxruntime {onnxruntime.__version__}"
+        self.device = cuda.device_names()[0] if provider == "cuda" else ""
+        self._facts: dict[str, float | int | str] = {}
+        self._profile_folder: tempfile.TemporaryDirectory[str] | None = None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors: what it warns of is asked for and checked here
+        if observe == "kernels":
+            self._profile_folder = tempfile.TemporaryDirectory(prefix="qexport-kernels-")
+            options.enable_profiling = True
+            options.profile_file_prefix = f"{self._profile_folder.name}/run"
+        if provider == "cuda":
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+            _preload_cuda()
+        metered = provider == "cuda" and observe == "device memory"
+        self._meter = cuda.AllocationMeter() if metered else None
+        provider_options = self._meter.provider_options() if self._meter else {}
+        self._session = _load(path, options, _PROVIDERS[provider], provider_options)
+        self._check_provider()
+
+    def _check_provider(self) -> None:
+        """ONNX Runtime only logs that it fell back to the CPU: compare what was obtained with what was asked."""
+        obtained = self._session.get_providers()[0]
+        if obtained != _PROVIDERS[self.provider]:
+            raise ProviderUnavailable(
+                f"--provider {self.provider}: ONNX Runtime gave {obtained} instead; the CUDA 13 and cuDNN 9 libraries "
+                "that onnxruntime-gpu needs did not load, install qexport[gpu]"
+            )
+        if self.provider == "cpu":
+            return
+        elsewhere = Counter(
+            node.op_type
+            for group in self._session.get_provider_graph_assignment_info()
+            if group.ep_name != obtained
+            for node in group.get_nodes()
+            if node.op_type in _COMPUTE_OPS
+        )
+        if elsewhere:
+            ops = ", ".join(f"{count} {op}" for op, count in sorted(elsewhere.items()))
+            raise UnsupportedHere(
+                f"{self.path}: the CUDA provider has no kernel for {ops} of this graph and would leave them to the "
+                "CPU; export with --exporter optimum, take another recipe, or use --provider cpu"
+            )
+
+    @property
+    def inputs(self) -> Sequence[Tensor]:
+        """The graph's inputs in order."""
+        declared: Sequence[Tensor] = self._session.get_inputs()
+        return declared
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+        """Run the graph; ``outputs`` None takes all of them."""
+        names = list(outputs) if outputs is not None else [output.name for output in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+
+    def logits(self, input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """See :meth:`Session.logits`."""
+        outputs = self.run(decoder_feeds(self.inputs, input_ids, None), ["logits"])
+        return np.asarray(outputs["logits"], np.float32)
+
+    def integer_matmuls_run(self) -> int:
+        """How many nodes multiplied 8-bit integers when two tokens were run; needs ``observe="kernels"``.
+
+        The profile is the one account of what ran: the graph that ONNX Runtime partitions is the one before its
+        fusions, and the optimized graph can only be saved with its weights.
+        """
+        if self._profile_folder is not None:
+            self.logits(_PROBE_IDS)
+            events = json.loads(Path(self._session.end_profiling()).read_text())
+            self._profile_folder.cleanup()
+            self._profile_folder = None
+            kernels = {
+                (event["args"].get("node_index"), event["name"]): event["args"].get("op_name")
+                for event in events
+                if event.get("cat") == "Node"
+            }
+            self._facts["integer_matmuls_run"] = sum(op in INTEGER_MATMULS for op in kernels.values())
+        return int(self._facts["integer_matmuls_run"])
+
+    def facts(self) -> dict[str, float | int | str]:
+        """See :meth:`Session.facts`: ``integer_matmuls_run`` where kernels were observed."""
+        return dict(self._facts)
+
+    def peak_device_bytes(self) -> int:
+        """See :meth:`Session.peak_device_bytes`; needs ``observe="device memory"`` on CUDA."""
+        if self._meter is None:
+            raise ContractError(f"{self.path}: device memory was not observed; open it with observe='device memory'")
+        return self._meter.peak_bytes
+
+
+def _preload_cuda() -> None:
+    """Load the CUDA libraries that pip installed beside onnxruntime-gpu."""
+    import onnxruntime
+
+    with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot load
+        onnxruntime.preload_dlls()
+
+
+def _load(path: Path, options: Any, provider: str, provider_options: dict[str, str]) -> Any:
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    failures = (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoSuchFile,
+        state.RuntimeException,
+    )
+    try:
+        # enable_fallback=0: without it onnxruntime prints, and goes on with the CPU.
+        return onnxruntime.InferenceSession(path, options, providers=[(provider, provider_options)], enable_fallback=0)
+    except state.NotImplemented as error:
+        raise UnsupportedHere(f"{path}: onnxruntime has no kernel for it here ({_first_line(error)})") from error
+    except failures as error:
+        raise ContractError(f"{path}: onnxruntime cannot load it ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def decoder_feeds(
+    inputs: Sequence[Tensor], input_ids: NDArray[np.int64], past: Mapping[str, NDArray[Any]] | None
+) -> dict[str, NDArray[Any]]:
+    """Feeds for a decoder with Optimum's input names, for a batch without padding.
+
+    Args:
+        inputs: the graph's inputs; those of the set below that it has are fed.
+        input_ids: new tokens, ``[batch, sequence]``.
+        past: keys and values by input name, ``[batch, kv_heads, past_sequence, head_dim]``; None for none.
+
+    Raises:
+        ContractError: the graph has an input that is none of ``input_ids``, ``attention_mask``, ``position_ids`` and
+            ``past_key_values.*``, or one of the last whose shape or type cannot be fed.
+    """
+    batch, sequence = input_ids.shape
+    length = next(iter(past.values())).shape[2] if past else 0
+    known = {
+        "input_ids": lambda: np.asarray(input_ids, np.int64),
+        "attention_mask": lambda: np.ones((batch, length + sequence), np.int64),
+        "position_ids": lambda: np.tile(np.arange(length, length + sequence, dtype=np.int64), (batch, 1)),
+    }
+    feeds: dict[str, NDArray[Any]] = {}
+    for tensor in inputs:
+        if tensor.name in known:
+            feeds[tensor.name] = known[tensor.name]()
+        elif tensor.name.startswith("past_key_values."):
+            feeds[tensor.name] = past[tensor.name] if past else _empty_past(tensor, batch)
+        else:
+            raise ContractError(
+                f"the graph asks for {tensor.name}, which a decoder of qexport has not; export it again"
+            )
+    return feeds
+
+
+def _empty_past(tensor: Tensor, batch: int) -> NDArray[Any]:
+    heads, width = (tensor.shape[1], tensor.shape[3]) if len(tensor.shape) == 4 else (None, None)
+    if not isinstance(heads, int) or not isinstance(width, int) or tensor.type not in _DTYPES:
+        raise ContractError(f"{tensor.name}: {tensor.type} {list(tensor.shape)} is not [batch, heads, past, width]")
+    return np.empty((batch, heads, 0, width), _DTYPES[tensor.type])
+
+
+def present_to_past(outputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The ``present.N.key`` and ``.value`` among outputs, under the input names of the next step."""
+    return {
+        name.replace("present.", "past_key_values.", 1): value
+        for name, value in outputs.items()
+        if name.startswith("present.")
+    }

@@ -1,0 +1,149 @@
+"""bitsandbytes: LLM.int8 and the 4-bit formats FP4 and NF4, kept in PyTorch.
+
+References: Dettmers et al., LLM.int8() (https://arxiv.org/abs/2208.07339) and QLoRA (https://arxiv.org/abs/2305.14314).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from qexport.artifact import QuantizedNode
+from qexport.errors import ContractError, UnsupportedHere
+from qexport.inputs.models import copy_side_files
+from qexport.runtime import Provider
+from qexport.schemes import SchemeResult
+from qexport.torch_runtime import (
+    BLOCK_SIZE,
+    linear_modules,
+    load_quantized,
+    quantized_modules,
+    require_same_modules,
+    require_torch_provider,
+    torch_logits,
+)
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig, PreTrainedModel
+
+    from qexport.inputs.models import ModelSource
+
+Kind = Literal["int8", "fp4", "nf4"]
+
+_HEADER_LENGTH_BYTES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bnb:
+    """All linear layers but the output embedding, through transformers' ``BitsAndBytesConfig``; the rest in float32."""
+
+    kind: Kind
+    outlier_threshold: float = 6.0
+    """``int8`` only: activation columns with a value of at least this are multiplied in full precision."""
+    double_quant: bool = False
+    """``fp4`` and ``nf4`` only: the scales of the blocks are quantized too."""
+    provider: Provider = "cpu"
+    """Where the weights are quantized."""
+
+    def apply(self, source: ModelSource, folder: Path) -> SchemeResult:
+        """Quantize ``source`` and save it into ``folder`` with tokenizer and configuration.
+
+        Raises:
+            UnsupportedHere: bitsandbytes is missing, or cannot run this model here.
+            ContractError: other layers came out quantized than all linear ones but the output embedding.
+        """
+        if source.trust_remote_code:
+            raise UnsupportedHere(
+                f"{source.name}: its code is remote; bitsandbytes rows are for models of transformers"
+            )
+        require_torch_provider(self.provider)
+        pickled = any(file.suffix != ".safetensors" for file in source.weight_files)
+        model = load_quantized(
+            source.path, provider=self.provider, quantization=self._config(), safetensors=not pickled
+        )
+        quantized = self._verified(source.name, model)
+        # Before anything runs: on some processors the first run repacks the weights and rounds their scales.
+        copy_side_files(source, folder)
+        model.save_pretrained(folder)
+        self._probe(source.name, model)
+        return SchemeResult(
+            quantized=quantized,
+            weight_bytes=stored_tensor_bytes(folder),
+            settings=self._settings(),
+            versions=_versions(),
+        )
+
+    def _config(self) -> BitsAndBytesConfig:
+        import torch
+        from transformers import BitsAndBytesConfig
+
+        settings: dict[str, Any] = {"load_in_8bit": True, "llm_int8_threshold": self.outlier_threshold}
+        if self.kind != "int8":
+            settings = {
+                "load_in_4bit": True,
+                "bnb_4bit_quant_type": self.kind,
+                "bnb_4bit_compute_dtype": torch.float32,
+                "bnb_4bit_use_double_quant": self.double_quant,
+            }
+        factory: Any = BitsAndBytesConfig
+        config: BitsAndBytesConfig = factory(**settings)
+        return config
+
+    def _settings(self) -> dict[str, str | int | float | bool]:
+        if self.kind == "int8":
+            return {"weight_dtype": self.kind, "outlier_threshold": self.outlier_threshold}
+        return {"weight_dtype": self.kind, "block_size": BLOCK_SIZE, "double_quant": self.double_quant}
+
+    def _verified(self, name: str, model: PreTrainedModel) -> tuple[QuantizedNode, ...]:
+        wanted = dict.fromkeys(linear_modules(model.config), self.kind)
+        if not wanted:
+            raise UnsupportedHere(f"{name}: has no linear layer that bitsandbytes could quantize")
+        require_same_modules(name, found=quantized_modules(model), wanted=wanted)
+        return tuple(
+            QuantizedNode(
+                name=path,
+                weight=f"{path}.weight",
+                weight_dtype=self.kind,
+                per_channel=self.kind == "int8",
+                activation="dynamic" if self.kind == "int8" else "none",
+            )
+            for path, _ in model.named_modules()
+            if path in wanted
+        )
+
+    def _probe(self, name: str, model: PreTrainedModel) -> None:
+        """Run two tokens: bitsandbytes finds out only then whether it has a kernel for the shapes."""
+        try:
+            logits = torch_logits(model, np.zeros((1, 2), np.int64))
+        except (AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
+            raise UnsupportedHere(f"{name}: bitsandbytes {self.kind} cannot run here ({error})") from error
+        if not np.isfinite(logits).all():
+            raise ContractError(f"{name}: bitsandbytes {self.kind} computes logits that are not finite")
+
+
+def stored_tensor_bytes(folder: Path) -> int:
+    """Bytes of all tensors in a folder's safetensors files: weights with their scales and states, tied ones once.
+
+    Such a file is the length of its header, the header, and the tensors.
+    """
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as handle:
+            header = int.from_bytes(handle.read(_HEADER_LENGTH_BYTES), "little")
+        total += path.stat().st_size - _HEADER_LENGTH_BYTES - header
+    return total
+
+
+def _versions() -> dict[str, str]:
+    import bitsandbytes
+    import torch
+    import transformers
+
+    return {
+        "bitsandbytes": bitsandbytes.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }

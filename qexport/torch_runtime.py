@@ -1,0 +1,221 @@
+"""bitsandbytes models in torch: loading them, and looking at what really became quantized."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qexport import cpu
+from qexport.errors import ContractError, UnsupportedHere
+from qexport.runtime import Provider, ProviderUnavailable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+
+    from qexport.artifact import Artifact
+
+BLOCK_SIZE = 64
+"""Weights that share one scale in bitsandbytes' 4-bit formats."""
+
+_PACKED_ROWS = 32
+_NOISE = {
+    "bitsandbytes.autograd._functions": "MatMul8bitLt: inputs will be cast",  # on every call, by design of LLM.int8
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",  # an optional kernel from the hub
+}
+
+
+class TorchSession:
+    """One bitsandbytes artifact, loaded by transformers."""
+
+    def __init__(self, artifact: Artifact, *, provider: Provider = "cpu", threads: int | None = None) -> None:
+        """Load an artifact and compare its quantized modules with the manifest.
+
+        Raises:
+            ProviderUnavailable: ``cuda`` was asked for and torch has none.
+            UnsupportedHere: bitsandbytes is not installed.
+            ContractError: other modules are quantized than the manifest names, or in another way.
+        """
+        import torch
+
+        require_torch_provider(provider)
+        self.provider: Provider = provider
+        self.threads = threads or cpu.cores()
+        self.runtime = f"torch {torch.__version__}"
+        self.device = torch.cuda.get_device_name() if provider == "cuda" else ""
+        torch.set_num_threads(self.threads)
+        self._model = load_quantized(artifact.path, provider=provider)
+        if provider == "cuda":
+            # Loading stages weights in full precision; the peak of interest is that of running.
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        named = {node.name: node.weight_dtype for node in artifact.manifest.quantized}
+        require_same_modules(str(artifact.path), found=quantized_modules(self._model), wanted=named)
+
+    def logits(self, input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """See :meth:`qexport.runtime.Session.logits`."""
+        return torch_logits(self._model, input_ids)
+
+    def facts(self) -> dict[str, float | int | str]:
+        """``bf16_packed_modules``: 4-bit modules that bitsandbytes' AVX512-BF16 kernel ran, in bfloat16."""
+        return {"bf16_packed_modules": sum(map(_is_packed, self._model.modules()))}
+
+    def peak_device_bytes(self) -> int:
+        """``torch.cuda.max_memory_allocated()`` since the weights were loaded, these included."""
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+
+
+def require_torch_provider(provider: Provider) -> None:
+    """Make sure that torch can run on ``provider``.
+
+    Raises:
+        ProviderUnavailable: it cannot.
+    """
+    import torch
+
+    if provider == "cuda" and not torch.cuda.is_available():
+        raise ProviderUnavailable(
+            f"--provider cuda: torch {torch.__version__} finds no CUDA device; on a machine with an NVIDIA GPU "
+            "install qexport[gpu] in an environment of its own"
+        )
+
+
+def load_quantized(
+    folder: Path, *, provider: Provider, quantization: BitsAndBytesConfig | None = None, safetensors: bool = True
+) -> PreTrainedModel:
+    """Load a causal language model whose linear layers bitsandbytes holds.
+
+    Args:
+        folder: a model in the Hugging Face layout.
+        provider: where its weights go.
+        quantization: how to quantize weights in full precision; None where the folder holds quantized ones.
+        safetensors: refuse pickled weights.
+
+    Raises:
+        UnsupportedHere: bitsandbytes is not installed, or has no kernels for this machine.
+    """
+    import torch
+
+    _hush()
+    try:
+        import bitsandbytes  # noqa: F401
+        from transformers import AutoModelForCausalLM
+    except ImportError as error:
+        raise UnsupportedHere(
+            f"bitsandbytes rows need bitsandbytes ({error}); install qexport[cpu] or [gpu]"
+        ) from error
+    factory: Any = AutoModelForCausalLM
+    model: PreTrainedModel = factory.from_pretrained(
+        folder,
+        dtype=torch.float32,  # LLM.int8 would set the layers it leaves alone to float16
+        device_map={"": "cpu" if provider == "cpu" else 0},
+        use_safetensors=safetensors,
+        local_files_only=True,
+        **({"quantization_config": quantization} if quantization is not None else {}),
+    )
+    for module in model.modules():
+        _avoid_packing(module)
+    return model
+
+
+def torch_logits(model: PreTrainedModel, input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Next-token logits ``[batch, sequence, vocab]`` of ids ``[batch, sequence]`` without padding."""
+    import torch
+
+    with torch.no_grad():
+        logits = model(input_ids=torch.from_numpy(input_ids).to(model.device), use_cache=False).logits
+    result: NDArray[np.float32] = logits.float().cpu().numpy()
+    return result
+
+
+def linear_modules(config: PretrainedConfig) -> set[str]:
+    """Module paths of all linear layers of an architecture but its output embedding; no weights are made."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
+
+    factory: Any = AutoModelForCausalLM
+    with torch.device("meta"):
+        model = factory.from_config(config)
+    head = model.get_output_embeddings()
+    return {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
+    }
+
+
+def quantized_modules(model: PreTrainedModel) -> dict[str, str]:
+    """Module path to ``int8``, ``fp4`` or ``nf4`` for every layer whose weight is quantized now.
+
+    Read off the weights themselves: a layer of bitsandbytes' class that holds plain weights does not count.
+    """
+    import torch
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
+
+    found: dict[str, str] = {}
+    for name, module in model.named_modules():
+        weight: Any = getattr(module, "weight", None)
+        if isinstance(module, Linear8bitLt):
+            scales = module.state.SCB if weight.SCB is None else weight.SCB
+            if weight.dtype == torch.int8 and scales is not None and len(scales) == module.out_features:
+                found[name] = "int8"
+        elif isinstance(module, Linear4bit):
+            state = weight.quant_state
+            if weight.dtype == torch.uint8 and state is not None and state.blocksize == BLOCK_SIZE:
+                found[name] = str(state.quant_type)
+    return found
+
+
+def require_same_modules(what: str, *, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Compare quantized modules with those asked for.
+
+    Raises:
+        ContractError: a module is missing, is there and should not, or is quantized in another way.
+    """
+    wrong = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    if wrong:
+        name = wrong[0]
+        raise ContractError(
+            f"{what}: bitsandbytes quantized {len(found)} modules where {len(wanted)} were asked for; "
+            f"{name} is {found.get(name, 'not quantized')} instead of {wanted.get(name, 'left alone')}"
+        )
+
+
+def _avoid_packing(module: Any) -> None:
+    """Keep layers off the AVX512-BF16 kernel whose shapes it cannot take; they dequantize and multiply instead.
+
+    bitsandbytes 0.50.2 repacks every 4-bit layer for that kernel on processors that have it, and then stops with an
+    AssertionError unless the rows are a multiple of 32 and the columns of the block size.
+    """
+    if getattr(module, "support_avx512bf16_for_cpu", False):
+        fits = module.out_features % _PACKED_ROWS == 0 and module.in_features % BLOCK_SIZE == 0
+        module.support_avx512bf16_for_cpu = fits
+
+
+def _is_packed(module: Any) -> bool:
+    state = getattr(getattr(module, "weight", None), "quant_state", None)
+    return bool(getattr(state, "packing_format_for_cpu", False))
+
+
+def _hush() -> None:
+    """Drop two warnings of bitsandbytes by name; the rest stays."""
+    for name, beginning in _NOISE.items():
+        logger = logging.getLogger(name)
+        if not any(isinstance(known, _Without) for known in logger.filters):
+            logger.addFilter(_Without(beginning))
+
+
+class _Without(logging.Filter):
+    def __init__(self, beginning: str) -> None:
+        super().__init__()
+        self.beginning = beginning
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(self.beginning)
