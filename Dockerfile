@@ -23,7 +23,8 @@ ENV PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu \
 FROM base AS cuda
 ENV QEXPORT_EXTRAS=gpu,inc
 
-# hadolint ignore=DL3006 (the stage above that VARIANT names)
+# The stage above that VARIANT names.
+# hadolint ignore=DL3006
 FROM ${VARIANT} AS final
 WORKDIR /src
 COPY . .

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from qexport import __version__, engines, progress, runtime
 from qexport.artifact import (
@@ -29,6 +29,7 @@ from qexport.artifact import (
 from qexport.calibration import Method, method_label
 from qexport.engines import WeightGrid
 from qexport.errors import InputError, UnsupportedHere
+from qexport.export import Exporter, export_model
 from qexport.inputs.experiment import Experiment, Row, default_experiment, load_experiment
 from qexport.inputs.bundled import bundled, find_bundled
 from qexport.inputs.models import ModelSource, load_tokenizer, locate_model
@@ -43,8 +44,6 @@ from qexport.selection import Selection, Selector, WeightNode, parse_selector, w
 
 if TYPE_CHECKING:
     from qexport.runtime import Provider
-
-Exporter = Literal["fused", "optimum"]
 
 REFERENCE = "reference"
 """The name of the bundled, really trained model."""
@@ -130,9 +129,7 @@ def export(
 
 
 def _export(source: ModelSource, folder: Path, exporter: Exporter, *, overwrite: bool = False) -> Artifact:
-    from qexport.export import export_model
-
-    with new_artifact(folder, overwrite=overwrite) as draft, progress.task(f"exporting {source.name}"):
+    with new_artifact(folder, overwrite=overwrite) as draft:
         report = export_model(source, draft.path, exporter=exporter)
         draft.finish(
             Manifest(

@@ -116,7 +116,7 @@ def _role(node: ir.Node, weights: dict[ir.Node, tuple[ir.Value, bool]], graph: i
     """The role that the place in the graph gives; None where only the module path can tell."""
     if node.op_type == "Gather":
         return Role.EMBEDDING
-    outputs = set(graph.outputs)
+    logits = next((value for value in graph.outputs if value.name == "logits"), None)
 
     def consumers(at: ir.Node) -> Iterable[ir.Node]:
         return (use.node for value in at.outputs for use in value.uses())
@@ -127,8 +127,10 @@ def _role(node: ir.Node, weights: dict[ir.Node, tuple[ir.Value, bool]], graph: i
     def attends(at: ir.Node) -> bool:
         return _is_attention(at, weights)
 
-    logits = next((value for value in outputs if value.name == "logits"), None)
-    if _reaches(node, consumers, lambda at: logits in at.outputs, stop=lambda at: at in weights or attends(at)):
+    def gives_logits(at: ir.Node) -> bool:
+        return logits in at.outputs and (at is node or at not in weights)
+
+    if _reaches(node, consumers, gives_logits, stop=weights.__contains__):
         return Role.LM_HEAD
     if _reaches(node, consumers, attends, stop=weights.__contains__):
         return Role.ATTENTION

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from qexport import cpu
 from qexport.errors import ContractError, UnsupportedHere
 from qexport.runtime import Provider, ProviderUnavailable
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
     from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 

@@ -26,10 +26,10 @@ from functools import cache
 
 import plots
 
-TRAINING_SEEDS = range(0, 1_000)
+TRAINING_SEEDS = range(1_000)
 HELD_OUT_SEEDS = range(1_000, 1_100)
 
-MIN_WORDS, MAX_WORDS = 60, 200
+MIN_WORDS, MAX_WORDS = 60, 240
 
 Node = str | tuple["Sequence[Node]", ...]
 """Part of a parsed template: literal text, or a choice among alternatives that are sequences of parts themselves."""
@@ -145,7 +145,7 @@ class _Teller:
 
 def _polish(text: str) -> str:
     """The text with single spaces, the right articles and a capital at the start of each sentence and quotation."""
-    text = _SPACES.sub(" ", text).replace(" .", ".").replace(" ,", ",").strip()
+    text = _SPACES.sub(" ", text).replace(" .", ".").replace(" ,", ",").replace(" \n", "\n").strip()
     text = _ARTICLE.sub(r"\1n ", text)
     return _SENTENCE_START.sub(lambda match: match.group(1) + match.group(2).upper(), text)
 

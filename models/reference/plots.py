@@ -63,7 +63,7 @@ CHILD_WORLD = World(
         "m": _words("dad, dad, dad, father, father, daddy, grandpa, grandfather, uncle"),
     },
     draws={
-        "home": _words("house, house, home, cottage, small house, house at the edge of the village, house by the sea"),
+        "home": _words("house, little house, cottage, small house, house at the edge of the village, house by the sea"),
         "hand hands": [("hand", "hands")],
         "folk": _words("children, kids, boys and girls"),
         "room": _words("bedroom, room, kitchen, living room"),
@@ -87,7 +87,7 @@ ANIMAL_WORLD = World(
         "m": _words("father, father, dad, papa, grandpa, uncle"),
     },
     draws={
-        "home": _words("den, little house, home, hut, cave, cozy home, house under a big tree, warm nest"),
+        "home": _words("den, little house, hut, cave, cozy home, house under a big tree, warm nest"),
         "hand hands": [("paw", "paws")],
         "folk": _words("animals, little animals, animals of the forest"),
         "room": _words("room, kitchen, corner, den"),
@@ -208,13 +208,14 @@ PHRASES: Mapping[str, str] = {
     "asked": "asked|asked|asked|wanted to know",
     "softly": "|||softly|quietly|gently|kindly|with a smile|in a small voice|slowly|at once|after a while",
     "then": "Then|Then|After that|Soon|Next|A little later|After a while|At last",
-    "when": "one day|one day|one morning|one afternoon|one {w} day|one {w} morning|last week|one evening",
+    "when": "one day|one day|one morning|one afternoon|one {w} day|one {w} morning|on [Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday]"
+    "|in the [spring|summer|autumn|winter]|one spring day|after [school|lunch|breakfast]|early one morning|on a {w} afternoon",
     "suddenly": "Suddenly|All at once|Just then|At that moment|All of a sudden",
     "verygood": "good|very good|wonderful|great|lovely|fine|fun|perfect",
     "tasty": "tasty|sweet|warm|fresh|yummy|delicious|good",
     "carefully": "carefully|slowly|gently|with care|very slowly|quietly",
     "quickly": "quickly|fast|as fast as {h_he} could|right away|at once",
-    "again": "again|once more|one more time|again and again",
+    "again": "again|once more|one more time",
     "animal": "bird|rabbit|squirrel|fox|duck|cow|horse|sheep|goat|cat|dog|frog|deer|butterfly|bee|hen|mouse|snail",
     "color": "red|blue|green|yellow|orange|white|pink|purple|brown|gray|black|golden",
     "plant": "flowers|trees|grass|bushes|roses|leaves|berries|mushrooms|weeds|daisies",
@@ -227,7 +228,20 @@ PHRASES: Mapping[str, str] = {
     "|[Birds|Bees|Frogs] [sang|hummed|played] [in the trees|near the water|all around]."
     "|There were <color> <plant> [everywhere|on both sides|by the gate|along the wall]."
     "|It had rained [in the night|the day before], and [the ground was wet|there were puddles on the road]."
-    "|A [cart|bus|truck|wagon] [went by|rolled past|stopped at the corner].",
+    "|A [cart|bus|truck|wagon] [went by|rolled past|stopped at the corner]."
+    "|<person> <doing>."
+    "|<person> <doing>."
+    "|[High up|Far away|Close by|In the distance], {h_he} [heard|could hear] [a bell|a train|the sea|a dog bark|music"
+    "|the wind in the leaves|thunder|a rooster|children laugh|somebody sing]."
+    "|There was a [smell|scent] of [fresh bread|wet leaves|smoke|salt|cut grass|soap|cinnamon|pine trees|roses|apples].",
+    "person": "[A|The] [baker|teacher|postman|farmer|tailor|nurse|sailor|fisherman|driver|carpenter|painter|soldier|king"
+    "|queen|girl with a braid|boy with a drum|tall man|young woman|mother with a baby|shepherd|miller|police officer]",
+    "doing": "[was|stood] [at the corner|on the steps|by the window|across the street] and [waved|waited|sang|read a letter"
+    "|fed the pigeons|ate a roll|looked at the clock]|[mended|painted|fixed] [a net|a fence|a wheel|a roof|a coat|a chair]"
+    "|carried [a ladder|a sack|a tray of bread|milk cans|an umbrella|a stack of books|a suitcase]"
+    "|swept the [street|floor|steps|yard]|sold [newspapers|lemonade|socks|cheese|candles|tickets]"
+    "|[pushed|pulled] a [cart|wagon|sled|wheelbarrow]|hung up [the washing|shirts and sheets|lanterns]"
+    "|dug in the [garden|sand|field]|[rode by|passed] on a [horse|bicycle|donkey|camel]|[was asleep|slept] in the sun",
     "onway": "On the way {h_he} [passed|saw] a [<color> |little |big |]<animal> and [some|a lot of|many] <color> <plant>."
     "|{h} [hummed|sang|whistled] a [little |silly |happy |]song [as {h_he} walked|on the way|all the way]."
     "|The [path|road|way] was [long|short|steep|narrow|muddy], but {h} did not [mind|stop|care|turn back]."
@@ -301,7 +315,7 @@ But [on the way|while {h_he} was playing|there] {why}, and {h} did not [see|noti
 <feelbad>
 ~"Where is my {to}?" <say> {h}. [{h_he} looked {out}.|]
 {f} [came by|heard {h_him}|was near]. "[What is wrong|Why are you sad|What happened]?" <asked> {f}. "I [lost|cannot find] my {t}," said {h}.
-"[I will help you look|Let us look for it together|Do not cry, we will find it]," <say> {f} <softly>.
+"[I will help you look|Let us look for it together|Do not cry, we will find it]," said {f} <softly>.
 [They|{h} and {f}] looked {out}. [They looked {in}.|They looked everywhere.|] [It was not there.|No {to}.|Nothing!]
 ~<think> Perhaps {why}.
 
@@ -313,7 +327,7 @@ But [on the way|while {h_he} was playing|there] {why}, and {h} did not [see|noti
     ),
     # Sharing food with someone hungry.
     Plot(
-        draws={"many few": [("two", "one"), ("four", "two"), ("six", "three"), ("ten", "five"), ("eight", "four")]},
+        draws={"many few": [("four", "two"), ("six", "three"), ("ten", "five"), ("eight", "four")]},
         beats="""
 <open>
 <when>, {h_his} {a} gave {h} {many} {ds}. "[These are for you|Do not eat them all at once|Enjoy them]," {a_he} said.
@@ -337,7 +351,7 @@ But [on the way|while {h_he} was playing|there] {why}, and {h} did not [see|noti
 <open>
 <when>, {h} [wanted|planned] to [play|go] {pt}. But [it rained|the rain came down|dark clouds came and it began to rain].
 {h} [looked out of|sat by|stood at] the window. <feelbad>
-"[I hate the rain|Why does it have to rain|Rain, rain, go away]," {h_he} said. "[I cannot play outside|I wanted to go {pt}]."
+"[I hate the rain,|Why does it have to rain?|Rain, rain, go away,]" {h_he} said. "[I cannot play outside|I wanted to go {pt}]."
 {h_his} {a} [came in|smiled]. "[Rain is good for the <plant>|Rain can be fun|The <plant> are thirsty]," {a_he} said. "[Put on your boots|Get your coat and boots|Let us go out and see]."
 
 {h} put on {h_his} {c} [boots|coat|hat] and went out[ with {h_his} {a}|]. The rain [fell on {h_his} hat|was warm|went tap, tap, tap].
@@ -369,13 +383,13 @@ There was a <size> puddle near the {spot}. {h} jumped in. Splash! [The water wen
 ~<onway>
 <suddenly> {h} heard a [soft|small|sad] [sound|cry|voice]. [It came from somewhere near.|What was it?|]
 {h_he} looked {out} and <saw> a {n}. Its {part} was hurt, and it could not [move|get away|go home].
-"[Poor {n}|Oh no|You poor thing]," <say> {h} <softly>. "[Do not be afraid|I will help you|I will not hurt you]."
+"[Poor {n}!|Oh no!|You poor thing,]" <say> {h} <softly>. "[Do not be afraid|I will help you|I will not hurt you]."
 The {n} was <scared>, but {h} [was gentle|spoke softly|waited]. {h_he} <carefully> [picked it up|put it in {h_his} hat|held it in {h_his} {hands}].
 
-{h} took the {n} home to {h_his} {a}. "[Can we help it|Look, its {part} is hurt|Can you help the {n}]?" {h_he} asked.
+{h} took the {n} home to {h_his} {a}. "[Can we help it?|Look, its {part} is hurt.|Can you help the {n}?]" {h_he} asked.
 {h_his} {a} [nodded|looked at the {part}]. {a_he} {aid}. {h} made a bed in a [box|basket] and gave the {n} [water|some milk|food|seeds and water].
 [Every day|Each morning|Day after day] {h} [fed the {n}|sat with the {n}|looked after it]. [Little by little|Slowly], the {n} got [better|stronger].
-~{f} came to see it too. "[What a nice {n}|You take good care of it|Can I hold it]," said {f}.
+~{f} came to see it too. "[What a nice {n},|You take good care of it,|Can I hold it?]" said {f}.
 
 [After a week|One morning|At last] the {n} was well. It {back}. {h} [opened the door|took it back {pt}] and let it go.
 {h} was a little sad, but also <glad>. "[Goodbye, {n}|Be careful|Come back and visit me]!" {h_he} <say>.
@@ -405,7 +419,7 @@ The {n} was <scared>, but {h} [was gentle|spoke softly|waited]. {h_he} <carefull
 <open>
 <when>, {h} wanted to make a {dish} for {for}. {h_his} {a} said, "[I will help you|What a good idea|Let us do it together]."
 They [went into the kitchen|washed their {hands}|took out a big bowl]. [They put in flour and salt.|They looked for everything they needed.|{h} put on an apron.]
-But they had no {miss}! "[We cannot make it without {miss}|Oh no, we have no {miss}|What can we do]," <say> {h}.
+But they had no {miss}! "[We cannot make it without {miss},|Oh no, we have no {miss},|What can we do?]" <say> {h}.
 <think> "[I know|I have an idea]! I can ask {giver} for {miss}," {h_he} said.
 
 {h} took a [basket|bag|cup|jar] and <walked> to find {giver}. <onway>
@@ -442,7 +456,7 @@ Soon the {home} smelled [good|sweet|wonderful]. [The {dish} was done.|It was rea
 {h} [ran along|stood at] the edge of the water. {h_he} could not reach it. {h_he} knew that {h_he} must not go into the deep water alone.
 
 <feelbad>
-A {n} was [near|watching them]. "[Why do you cry|What is wrong]?" asked the {n}. "{trouble}," said {h}. "[Can you help me|I cannot get my boat]?"
+A {n} was [near|watching them]. "[Why do you cry|What is wrong]?" asked the {n}. "{trouble}," said {h}. "[Can you help me?|I cannot get my boat.]"
 "[Wait here|I can get it|Of course]," said the {n}. [It was <quickly> gone.|It went out over the water.|] Soon it came back and brought the boat of {made} with it.
 "[Thank you, kind {n}|You are so kind|Thank you so much]!" said {h}. {h_he} gave the {n} [a piece of bread|half of {h_his} {d}|a {d}].
 <then> {h} tied a [long|strong|new] string to the boat, so that it could not get away <again>.
@@ -467,7 +481,7 @@ A {n} was [near|watching them]. "[Why do you cry|What is wrong]?" asked the {n}.
         beats="""
 <open>
 {h} was not afraid of [dogs|spiders|the rain|storms|big waves], but {h_he} was afraid of the dark.
-<when>, {h} went to bed. [The room was dark.|{h_his} {a} turned off the light.|It was a night without a moon.]
+[One night|One evening|Last night|On a {w} night], {h} went to bed. [The room was dark.|{h_his} {a} turned off the light.|It was a night without a moon.]
 Then {h} heard a [noise|sound]. "{noise}," it went. [It came from the window.|It was very near.|It did not stop.|]
 "[Who is there|What is that|Is that a monster]?" <say> {h}. {h_he} pulled the blanket over {h_his} head. <feelbad>
 "{A}! [Come here|There is something in my room|I am scared]!" {h_he} <say>.
@@ -492,7 +506,7 @@ Then {h} heard a [noise|sound]. "{noise}," it went. [It came from the window.|It
 
 At home {h} [sat alone|could not play|did not eat {h_his} {d}]. {h_he} [missed {f}|felt bad|thought of {f}].
 {h_his} {a} asked, "[What is wrong|Why are you so quiet|Where is {f}]?" {h} told {a_him} about the {to}.
-"[A friend is worth more than a {to}|What do you want more, the {to} or {f}|You can say sorry]," said {h_his} {a}.
+"[A friend is worth more than a {to},|What do you want more, the {to} or {f}?|You can say sorry,]" said {h_his} {a}.
 <think> {h_he} [took|got] [some glue|string and glue|a brush and water] and [fixed the {to}|made the {to} like new|worked all afternoon on the {to}].
 
 The next [day|morning] {h} <walked> to see {f}. "I am sorry, {f}," {h_he} said. "[I should not have pulled|I was not nice|I want to be friends]."
@@ -520,14 +534,14 @@ The next [day|morning] {h} <walked> to see {f}. "I am sorry, {f}," {h_he} said. 
 <when>, {h_his} {a} gave {h} a {seed}. "[Plant it and wait|Put it in the ground|Take care of it]," {a_he} said.
 {h} [dug|made] a [small|little|deep] hole {pi} and put the {seed} in it. {h_he} [covered it with earth|gave it some water|poured water on it].
 The next [day|morning] {h} went to look. There was nothing. <feelbad>
-~"[Grow, little seed|Why do you not grow|Wake up]!" {h_he} <say>.
+~"[Grow, little seed!|Why do you not grow?|Wake up!]" {h_he} <say>.
 "It [does not|did not] grow," {h_he} told {h_his} {a}. "[You must wait|Good things take time|Be patient]," said {h_his} {a}. "[It needs water and sun|It sleeps now, but it will wake up]."
 
 [Every day|Each morning] {h} [brought water|watered the {seed}]. [{h_he} pulled out the weeds.|{h_he} sang to it.|{h_he} kept the birds away.|] [The sun shone.|It rained a little.|Days went by.]
 ~{f} laughed. "[There is nothing there|You water the mud]," {f_he} said. But {h} did not stop.
 One [day|morning] there was something [green|small and green] in the ground! "[It grows|Look, look|My plant]!" <say> {h}.
 It grew and grew. In the [summer|end] it was {grown}.
-<feel> [{f} came to see it.|Everyone came to see it.|] "[You were right to wait|How did you do that|It is beautiful]," said {f}. "[I gave it water every day|I waited|It only needed time]," said {h}.
+<feel> [{f} came to see it.|Everyone came to see it.|] "[You were right to wait,|How did you do that?|It is beautiful,]" said {f}. "[I gave it water every day|I waited|It only needed time]," said {h}.
 <end>
 """,
     ),
@@ -547,7 +561,7 @@ At the market there were [many|so many] people. One sold {sell}, one sold <color
 {h} [put {h_his} {hand} in {h_his} pocket|looked for the coin|opened {h_his} bag]. The coin was gone! <feelbad>
 
 {h_he} went back the same way. {h_he} looked {out}. {h_he} looked near the {spot}. There {h_he} met {f}.
-"[Are you looking for this|I found this|Is this yours]?" asked {f}. {f_he} held the coin in {f_his} {hand}. "[I found it {out}|It was {out}]."
+"[Are you looking for this?|I found this.|Is this yours?]" asked {f}. {f_he} held the coin in {f_his} {hand}. "[I found it {out}|It was {out}]."
 "Yes, [that is mine|it is my coin]! Thank you for [telling me|giving it back]!" said {h}. <feel>
 {h} bought {buy}. There was [a little money left|one small coin left], so {h_he} bought a {d} and [gave half to {f}|shared it with {f}|gave it to {f}].
 Then {h} went home, and {h_his} {a} was <proud> of {h_him}.
@@ -604,7 +618,7 @@ At last the {n} was safe. It [jumped into {h_his} arms|licked {h_his} {hand}|sai
 <when>, {h} was alone in the {room}. {h_his} {a} was [outside|in the garden|at the market|asleep].
 {h} [played|was playing] near the {item}. {h_his} {a} loved that {item}. [It was old.|It came from {a_his} mother.|]
 Then {how}. Crash! The {item} was broken.
-<feelbad> "[What will {A} say|Oh no|What have I done]?" {h} thought.
+<feelbad> "[What will {A} say?|Oh no!|What have I done?]" {h} thought.
 {h} [hid|put] the pieces {in}. [Nobody saw it.|"Nobody will know," {h_he} thought.|] But {h_he} [felt bad|could not play|felt sick inside].
 
 <then> {h_his} {a} came in. "Where is the {item}?" {a_he} asked. [{h} looked at the floor.|{h} did not say a word.|{h} turned red.]
@@ -621,21 +635,21 @@ Then {how}. Crash! The {item} was broken.
 <open>
 <when>, a new {f_kind} came to live [in the village|near the {p}|next door|near the {spot}]. {f_his} name was {f}. {f} [was shy|did not know anyone|looked different].
 The other {folk} played, but {f} sat alone {out}. [Nobody talked to {f_him}.|{f_he} watched them and said nothing.|]
-{h} <saw> {f}. "[Why does {f_he} sit alone|{f_he} looks lonely]," {h_he} thought. {h} [remembered|knew] how it felt to be alone.
+{h} <saw> {f}. "[Why does {f_he} sit alone?|{f_he} looks lonely,]" {h_he} thought. {h} [remembered|knew] how it felt to be alone.
 {h} took {h_his} {t} and [went|walked] over to {f}. "Hello, I am {h}. [Do you want to play|Would you like to play with me|What is your name]?"
 {f} looked up. "[I am {f}|My name is {f}|Hello]," {f_he} said <softly>. "[I do not know your games|I have no friends here|I would like that]."
 
 "[I will show you|That is easy|You have one now]," said {h}. {h} showed {f} how to {play}. [At first it was hard.|{f} was very good at it.|{f} laughed for the first time.]
 ~Then {f} showed {h} [a song|a game|a dance|how to whistle] from {f_his} old home. "[That is fun|Show me again|I never saw that]!" said {h}.
-~The other {folk} came too. "[Can we play with you|What a good game|Can you teach us]?" they asked.
-When it was [late|dark], {f} said, "[Will you come back tomorrow|This was the best day|Now I am not alone any more]." "[Of course|Yes|I will come every day]," said {h}.
+~The other {folk} came too. "[Can we play with you?|What a good game!|Can you teach us?]" they asked.
+When it was [late|dark], {f} said, "[Will you come back tomorrow?|This was the best day.|Now I am not alone any more.]" "[Of course|Yes|I will come every day]," said {h}.
 <end>
 """,
     ),
     # Lost, and the way home.
     Plot(
         draws={
-            "lure": ["a {c} butterfly", "a rabbit", "a {c} bird", "a little fox", "the sound of a bell", "a trail of {ds}", "the smell of {ds}"],
+            "lure": ["a {c} butterfly", "a rabbit", "a {c} bird", "a little fox", "a {c} balloon in the wind", "a squirrel with a nut"],
             "sign": [
                 "the smoke of the {home}",
                 "the {spot}",
@@ -651,7 +665,7 @@ When it was [late|dark], {f} said, "[Will you come back tomorrow|This was the be
 {h_his} {a} always said, "[Stay near the house|Do not go too far|Stay on the path]." But <when>, {h} <saw> {lure}.
 {h} followed {lure} [deep into the forest|into the woods|over the hill|through the tall grass]. {h_he} [ran and ran|went on and on|did not look back].
 <then> {lure} was gone. {h} looked around. [All the trees looked the same.|{h_he} did not know this place.|There was no path.]
-"[Where am I|I am lost|Which way is home]?" {h_he} said. <feelbad>
+"[Where am I?|I am lost.|Which way is home?]" {h_he} said. <feelbad>
 ~It [was getting dark|began to get cold|began to rain]. [The wind blew.|An owl called.|]
 
 <think> "[A good place to look from is a hill|{A} says: if you are lost, stay calm|I must not cry. I must think]," {h_he} said.
@@ -670,14 +684,14 @@ When it was [late|dark], {f} said, "[Will you come back tomorrow|This was the be
 <open>
 It was the birthday of {f}. {f} was {h_his} best friend. {h} wanted to give {f_him} something special.
 But {h} had no [money|coins]. <feelbad>
-"What [can I give {f}|would {f} like]?" {h} asked {h_his} {a}. "[Something from the heart|You can make something|What does {f} like most]?" said {h_his} {a}.
+"What [can I give {f}|would {f} like]?" {h} asked {h_his} {a}. "[Something from the heart.|You can make something.|What does {f} like most?]" said {h_his} {a}.
 <think> "I know! I will [make|give {f}] {gift}," said {h}.
 {h} worked [all day|the whole morning|until dark]. [{h_he} did not stop to eat.|It was not easy.|First it went wrong, but {h_he} tried again.|] [{h_his} {a} helped a little.|]
 
 Then {h} [put it in {c} paper|tied a {c} ribbon around it|hid it behind {h_his} back] and <walked> to the party. <onway>
 There were many [presents|gifts] on the table. [They were big.|They were all new and shiny.|] {h} [was a bit afraid|felt shy|stood at the door]. "My gift is so small," {h_he} thought.
-"Happy birthday, {f}!" said {h}. {f} opened it. It was {gift}! 
-"[Did you make this for me|This is what I always wanted|Nobody ever gave me {gift}]!" <say> {f}. "[It is the best gift of all|I love it|Thank you, {h}]!"
+"Happy birthday, {f}!" said {h}. {f} opened it. It was {gift}!
+"[Did you make this for me?|This is what I always wanted!|Nobody ever gave me {gift}!]" <say> {f}. "[It is the best gift of all|I love it|Thank you, {h}]!"
 <feel> They [ate cake|danced|sang|played games] and laughed [until the evening|all day].
 <end>
 """,
@@ -750,7 +764,7 @@ It got a {nose} for a nose and {eyes} for eyes. {h} gave it {h_his} {c} [hat|sca
 ~They threw snowballs[ and laughed| until their {hands} were cold|]. [One hit {f} on the nose.|One hit the {spot}.|]
 
 <suddenly> {h} <saw> a {n} in the snow. It was cold and [hungry|could not find food]. [It looked at the {nose}.|]
-"[Poor {n}|It needs food|What can we give it]?" said {f}. {h} [thought|looked around]. "[We can give it the {nose}|It can have my {d}]," said {h}.
+"[Poor {n}!|It needs food.|What can we give it?]" said {f}. {h} [thought|looked around]. "[We can give it the {nose}|It can have my {d}]," said {h}.
 They [put|left] [seeds and bread|some food|hay and {ds}] {out}. [The {n} ate and ate.|Soon the {n} was warm and full.|]
 <then> {h_his} {a} called them in for [hot chocolate|warm milk|soup]. They sat by the [fire|stove] and [looked out at the snowman|felt warm again].
 <end>
@@ -782,7 +796,7 @@ They [put|left] [seeds and bread|some food|hay and {ds}] {out}. [The {n} ate and
         beats="""
 <open>
 {h} had a {c} kite[ with a long tail| that {h_his} {a} had made|]. But there was no wind. [{h} waited and waited.|The kite lay on the ground.|]
-"[Wind, where are you|Please blow, wind|When will the wind come]?" <say> {h}.
+"[Wind, where are you?|Please blow, wind!|When will the wind come?]" <say> {h}.
 <when>, the wind came. It [shook the trees|blew the leaves around|took the hat of the {job}]. {h} <walked> {pt} with the kite.
 Up, up, up it went! The {c} kite [danced|flew] [high in the sky|over the trees|with the birds]. <feel>
 ~"[May I hold it|Can I try]?" asked {f}. {h} gave {f_him} the string[, and they took turns|].
@@ -802,7 +816,7 @@ Soon {h} had the kite back. It had a [hole|small hole], but {h_his} {a} [could f
 <when>, {h} went fishing with {h_his} {a}. They sat [by the river|by the lake|in a little boat|on the old bridge] and waited. [Nothing happened.|It was quiet.|<nature>]
 <suddenly> something pulled [at the line|hard]! {h} [pulled too|held on tight]. It was a [big|little|shiny] {c} fish!
 "Please let me go," said the fish. "[I have little ones at home|I am too small to eat|My family waits for me]. [I will give you a wish|If you let me go, I will help you one day]."
-{h} looked at the fish. {h_he} [was hungry|had waited all day]. But the fish looked so <sad>. "[Should we let it go|What do you think], {A}?" asked {h}. "[You caught it, so you decide|Do what your heart says]," said {h_his} {a}.
+{h} looked at the fish. {h_he} [was hungry|had waited all day]. But the fish looked <sad>. "[Should we let it go|What do you think], {A}?" asked {h}. "[You caught it, so you decide|Do what your heart says]," said {h_his} {a}.
 {h} put the fish back into the water. "Go home, {c} fish," {h_he} said. [The fish jumped with joy.|Splash, and it was gone.]
 
 [The next day|A week later|Some days later] {h} [fell into|lost {h_his} {to} in] the water. [It was deep.|{h} was <scared>.] Then the {c} fish came and [pushed {h_him} back|helped {h_him}|brought everything back to the shore].
@@ -823,7 +837,7 @@ When {h} came home, [{h_his} wish had come true|{h_his} {a} could not believe th
 
 "[I can help you|Let us clean up together|It goes faster with two]," said {f}. They put the [books on the shelf|toys in the box] and the [clothes in the drawer|shoes by the door]. [They sang while they worked.|They found a {d} that was very old.|They found {num} lost socks.|]
 And there, {in}, was {lost}! "[Here it is|I found it|There you are]!" <say> {h}.
-Now the room was [clean|nice and clean]. {h_his} {a} [came in|opened the door] and [could not believe it|was <glad>]. "[What a lovely room|Did you do this]?" {a_he} asked.
+Now the room was [clean|nice and clean]. {h_his} {a} [came in|opened the door] and [could not believe it|was <glad>]. "[What a lovely room!|Did you do this?]" {a_he} asked.
 "[Now I can find everything|It is easier to play in a clean room]," said {h}. From then on, {h_he} put [everything|{h_his} things] back [every evening|in its place].
 <end>
 """,
@@ -836,7 +850,7 @@ Now the room was [clean|nice and clean]. {h_his} {a} [came in|opened the door] a
 "[You may have one|Take one and leave the rest|These are for the party tonight]," said {h_his} {a}, and [went out|left the room].
 {h} ate one. It was <tasty>. [{h_he} looked at the others.|They smelled so good.] "[One more will not hurt|Nobody will see it|Just one more]," {h_he} thought.
 {h} ate one more, and one more, and one more. Soon [the bowl was empty|there was only one left|all the {ds} were gone]!
-Then {h_his} tummy [hurt|began to hurt]. "[Ouch|Oh, oh|Oh no]," said {h}. {h_he} [lay down|could not move|held {h_his} tummy].
+Then {h_his} tummy [hurt|began to hurt]. "[Ouch,|Oh, oh,|Oh no!]" said {h}. {h_he} [lay down|could not move|held {h_his} tummy].
 
 {h_his} {a} came back. "Where are the {ds}?" {a_he} asked. "[In my tummy|I ate them all]," said {h} <softly>. "[And now it hurts|I feel sick|I am sorry]."
 {h_his} {a} [shook {a_his} head|did not shout]. {a_he} gave {h_him} [warm tea|water] and [put a blanket on {h_him}|sat with {h_him}]. "[Too much of a good thing is not good|Now there is nothing for {f} and the others]," {a_he} said.
@@ -887,12 +901,12 @@ Inside was {inside}. "[Oh|Look|How wonderful]!" <say> {h}. They [looked at it fo
 <open>
 <when>, {h} was on {h_his} way {pt}. {h_he} wanted to [play with {f}|play with the {t}|see the boats]. <onway>
 Near the {spot} {h_he} <saw> an old [woman|lady|neighbor]. She carried {load}. She walked [slowly|step by step] and had to [stop|rest] often.
-{h} [stopped|slowed down]. "[Can I help you|That looks heavy. May I help|Let me carry that]?" {h_he} asked. "[But you want to play|Oh, that is kind of you|You are so small]," said the old woman.
+{h} [stopped|slowed down]. "[Can I help you?|That looks heavy. May I help?|Let me carry that.]" {h_he} asked. "[But you want to play|Oh, that is kind of you|You are so small]," said the old woman.
 "[I can play later|I am strong|It is not far]," said {h}. [Together they carried|{h} took] {load} to her house. It was [hard|heavy], but {h} did not stop.
 ~On the way the old woman told {h} a [funny|long|sad] story about [a {n}|the sea|her brother|the time when she was young].
 
 At the house the old woman said, "[Wait a moment|Come in]." She gave {h} a [<tasty> {d}|cup of milk|piece of cake]. [A {n} slept by the fire.|There was a clock that sang.|It was warm and smelled of {ds}.]
-"[You have a good heart|You made my day|Few {folk} are like you]," she said. "Come back when you like." 
+"[You have a good heart|You made my day|Few {folk} are like you]," she said. "Come back when you like."
 {h} came [too late to play|late], and {f} asked, "[Where were you|Why are you so late]?" {h} told {f_him} about the old woman and {load}.
 "[Next time I will come too|Let us visit her together|I want to help too]," said {f}. And so they did.
 <end>
@@ -918,9 +932,9 @@ At the house the old woman said, "[Wait a moment|Come in]." She gave {h} a [<tas
 "Oh no! My picture of {pic}!" cried {h}. <feelbad> "I did not mean to do that. I am sorry," said {f}.
 
 {h} was angry at first. {h_he} [wanted to shout|turned away]. Then {h_he} looked at the paper <again>. {mix}! "Look, {f}," {h_he} said. "{mix}!"
-"[It looks like a rainbow|It is like magic|How did that happen]," said {f}. They [mixed more colors|tried again with other colors]. [Soon their {hands} were full of paint.|There was paint on {f_his} nose.|]
+"[It looks like a rainbow,|It is like magic,|How did that happen?]" said {f}. They [mixed more colors|tried again with other colors]. [Soon their {hands} were full of paint.|There was paint on {f_his} nose.|]
 Together they painted a new picture of {pic}. It was [better|more beautiful] than the first. {h_his} {a} [hung|put] it [on the wall|over the table].
-"Who painted {pic}?" {a_he} asked. "We did!" said {h} and {f}. "[An accident helped us|And the paint helped too]." <end>
+"Who painted this?" {a_he} asked. "We did!" said {h} and {f}. "[An accident helped us|And the paint helped too]." <end>
 """,
     ),
     # Taking turns.
@@ -935,7 +949,7 @@ There was a new {ride} {pi}. All the {folk} wanted to [try|ride] it. {h} was [fi
 Now {h} had the {ride} all for {h_self}. But it was not [fun|so much fun] any more. [It was quiet.|Nobody watched.] <think>
 
 {h} [got off|jumped down] and <walked> to {f}. "I am sorry," {h_he} said. "[You can have a turn now|I was selfish|The {ride} is for everyone]."
-"[Thank you|All right]," said {f}. [They made a line.|They counted to twenty for each turn.|] First {f} had a turn, then {h}, then the others. 
+"[Thank you|All right]," said {f}. [They made a line.|They counted to twenty for each turn.|] First {f} had a turn, then {h}, then the others.
 {h} [pushed {f}|helped the little ones|counted out loud]. "Higher!" <say> {f}. [Everyone laughed.|It was more fun together.|]
 "[It is better when we take turns|Now it is fun again]," said {h}. <end>
 """,
@@ -977,7 +991,7 @@ At home {h} told {h_his} {a} everything. <end>
 
 {h} took [a {d}|some {ds}] and went {pt}. "{petname}! [I have a {d} for you|Come home|Here, {petname}]!" {h_he} called. [It was quiet.|They listened.]
 Then they heard a [small|soft] sound {out}. There was {petname}! The {pet} [sat there and could not get out|was wet and cold|slept next to a {n}|ran to {h}].
-"{petname}! [I was so afraid|There you are|I missed you]!" said {h}, and held the {pet} tight. [{petname} licked {h_his} face.|{petname} ate the {d}.|] 
+"{petname}! [I was so afraid|There you are|I missed you]!" said {h}, and held the {pet} tight. [{petname} licked {h_his} face.|{petname} ate the {d}.|]
 At home {h} [closed the gate|gave {petname} food and water|made a new bed for {petname}]. "[I will take better care of you|Do not run away again|Tomorrow we will play all day]," {h_he} said. <end>
 """,
     ),
@@ -998,14 +1012,14 @@ At home {h} [closed the gate|gave {petname} food and water|made a new bed for {p
         beats="""
 <open>
 [Every night|At night] {h} looked at the {sky}. "I want to [have|touch|hold] the {sky}," {h_he} told {h_his} {a}. "[That is very far|Nobody can do that|Try it]," said {a_he}, and smiled.
-<when>, {h} {try}. [{h_he} put out {h_his} {hand}.|{h_he} reached up.] But the {sky} was still [too far|far away|too high].
-"[Come down, {sky}|Why can I not reach you]?" <say> {h}. The {sky} [said nothing|only shone|looked down].
+[One night|One evening|On a {w} night], {h} {try}. [{h_he} put out {h_his} {hand}.|{h_he} reached up.] But the {sky} was still [too far|far away|too high].
+"[Come down, {sky}!|Why can I not reach you?]" <say> {h}. The {sky} [said nothing|only shone|looked down].
 {f} [heard it|came by]. "What are you doing?" {f_he} asked. "I want the {sky}," said {h}. "[I will help|Let us try together]," said {f}. Together they tried again, but they [could not reach it|fell down in the grass].
 
 They were <tired> and sat down by the [pond|lake|well]. {h} looked into the water. There was the {sky}! It [shone|lay|danced] in the water, right at {h_his} feet.
 "[It came down to us|Look, {f}|It is here]!" said {h} <softly>. {h} touched the water with one {hand}. The {sky} broke into a hundred little lights, and then it was whole again.
 "[Now I have touched the {sky}|It is for everyone|It came to say good night]," said {h}. [{f} laughed.|They sat there for a long time.|]
-{h} went home. "I touched the {sky}," {h_he} told {h_his} {a}. [{a_he} put {h_him} to bed.|"Good night, {h}," said {a_he}. "Good night, {sky}," said {h}.] 
+{h} went home. "I touched the {sky}," {h_he} told {h_his} {a}. [{a_he} put {h_him} to bed.|"Good night, {h}," said {a_he}. "Good night, {sky}," said {h}.]
 """,
     ),
     # Building and building again.
@@ -1030,14 +1044,14 @@ They were <tired> and sat down by the [pond|lake|well]. {h} looked into the wate
 <open>
 <when>, {h} wanted to build a {build} of {from}. {h_he} [got|took] many {from} and began {pi}. [It was to be the biggest {build} of all.|"I do not need help," {h_he} said.|]
 {h} worked all [morning|day]. The {build} grew [bigger and bigger|higher and higher]. [{h_he} was <proud>.|{f} watched.|]
-Then {ruin}. Crash! The {build} was [gone|only a heap of {from}]. 
+Then {ruin}. Crash! The {build} was [gone|only a heap of {from}].
 "[All that work for nothing|My {build}|It is not fair]!" <say> {h}. <feelbad>
 ~{h} [kicked the {from}|wanted to go home].
 
 {f} sat down next to {h_him}. "[We can build it again|Let us try once more|It was a good {build}]," {f_he} said. "[This time we make it stronger|Two can do more than one|I can hold the {from}]."
 <think> "[You are right|All right|Yes], [let us start with a strong bottom|let us put it {out}|let us make it better]," said {h}.
 {h} [carried|brought] the {from}, and {f} [put them in place|held everything]. [They made it wide at the bottom.|They looked at how the {n} did it.|They worked slowly.|] In the evening the new {build} was done.
-Again {ruin}. But no! This time the {build} [stood|did not fall|was strong]. "Hooray!" <say> {h} and {f}. 
+Again {ruin}. But no! This time the {build} [stood|did not fall|was strong]. "Hooray!" <say> {h} and {f}.
 ~{h_his} {a} came to see it. "[What a fine {build}|You did not give up]," {a_he} said. <end>
 """,
     ),
@@ -1064,7 +1078,7 @@ The farmer was worried. "The {beast} does not give {gives} any more," he said. "
 {h} looked at it for a long time. "I think it is {need}," {h_he} said. "{need}? [I had so much work|I did not see that|I forgot]," said the farmer.
 
 So {h} {fix}. {h_he} came back [every day|each morning]. [The {beast} began to follow {h}.|The {beast} looked better.|] {f} [helped too|came along].
-And then, <when>, there was {gives} again! [More than ever before!|The farmer could not believe it.] "[You did it|How did you do that|You understand animals]," said the farmer.
+And then, <when>, the {beast} gave {gives} again! [More than ever before!|The farmer could not believe it.] "[You did it,|How did you do that?|You understand animals,]" said the farmer.
 "[It only wanted some love|It was {need}, that was all|You just have to look]," said {h}.
 The farmer gave {h} [a basket of {ds}|some of the {gives}|a {c} hat]. {h} took it home to {h_his} {a}. <end>
 """,
@@ -1084,7 +1098,7 @@ The farmer gave {h} [a basket of {ds}|some of the {gives}|a {c} hat]. {h} took i
 ~"Wish for [toys|{ds}|gold]," said {f}. "Wish for [a pony|wings|a castle]," said the {job}.
 
 Then {h} saw {h_his} {a}. {a_he} [was sick|worked so hard|was <tired>|had a cough and could not sleep]. {h} did not think any more. {h_he} held the {magic} and said, "I wish that {h_his} {a} is well and happy."
-The {magic} [shone|began to shine {c}|sang]. Then it was just a {magic} again. {h_his} {a} [stood up|opened {a_his} eyes] and laughed. "[I feel so well|What happened|I feel young again]!" {a_he} said.
+The {magic} [shone|began to shine {c}|sang]. Then it was just a {magic} again. {h_his} {a} [stood up|opened {a_his} eyes] and laughed. "[I feel so well!|What happened?|I feel young again!]" {a_he} said.
 {h} told {a_him} about the {being} and the {magic}. <hugs> "[You could wish for anything, and you wished for me|You are my magic]," {a_he} said.
 <end>
 """,
@@ -1108,9 +1122,9 @@ The {magic} [shone|began to shine {c}|sang]. Then it was just a {magic} again. {
         },
         beats="""
 <open>
-{h} [did not like to listen|always wanted to try everything]. "Do not {rule}, {h}," said {h_his} {a}. "[It is not safe|You will be sorry|Something bad could happen]." "[I know, I know|Why not|Yes, yes]," said {h}.
-<when>, {h_his} {a} [was not there|went to the market|was busy]. {h} and {f} [were alone|played outside]. "[Shall I {rule}|I will {rule}|Look, I am not afraid]," said {h}.
-"No! [You must not {rule}|{h}, do not do it|It is not allowed]," said {f}. But {h} [laughed|did not listen]. 
+{h} [did not like to listen|always wanted to try everything]. "Do not {rule}, {h}," said {h_his} {a}. "[It is not safe|You will be sorry|Something bad could happen]." "[I know, I know,|Why not?|Yes, yes,]" said {h}.
+<when>, {h_his} {a} [was not there|went to the market|was busy]. {h} and {f} [were alone|played outside]. "[Shall I {rule}?|I will {rule},|Look, I am not afraid,]" said {h}.
+"No! [You must not {rule}|{h}, do not do it|It is not allowed]," said {f}. But {h} [laughed|did not listen].
 {h} did it, and {h_he} {bad}. "[Ouch|Help|Oh no|Ow]!" cried {h}. <feelbad>
 
 {f} ran [for help|to get {h_his} {a}]. {h_his} {a} came <quickly>. {a_he} [helped {h_him}|took care of {h_him}] and [dried {h_his} tears|put {h_him} in a chair].
@@ -1118,6 +1132,189 @@ The {magic} [shone|began to shine {c}|sang]. Then it was just a {magic} again. {
 {h_his} {a} was not angry. "[I told you so because I love you|A rule can keep you safe|Now you know why I said that]," {a_he} said.
 "[I will listen next time|I am sorry, {A}|You were right]," said {h}. Then {h_he} said to {f}, "[Thank you for getting help|You were right too|You are a good friend]."
 [From that day on|Since then], {h} did not {rule} again. [And when a little one wanted to {rule}, {h} said, "Do not do it!"|]
+""",
+    ),
+    # Something special for school.
+    Plot(
+        draws={
+            "show": ["a shell that sounds like the sea", "{h_his} {t}", "a snail in a jar", "an old coin", "a bird nest", "a stone with a star in it", "a leaf as big as a plate"],
+            "fear": ["laugh at me", "not like it", "not listen"],
+        },
+        beats="""
+<open>
+On [Monday|Tuesday|Wednesday|Thursday|Friday] everyone was to bring something special to school. {h} thought about it all [evening|weekend].
+{h} did not have [anything new|a fine toy|much]. "[Bring what you love|What do you like to look at|It does not have to be big]," said {h_his} {a}. So {h} chose {show}.
+In the classroom the teacher said, "[Good morning, everyone|Sit down, please|Who wants to begin]." {f} had brought a [train that could whistle|golden crown|book with a lock|real drum]. Everyone said, "[Oh|Wow]!"
+{h} [held|hid] {show} under the [table|desk|chair]. "They will {fear}," {h_he} thought. {h_his} [knees|{hands}] shook.
+
+Then the teacher called, "{h}, it is your turn." {h} [stood up|walked to the front] <softly>. "This is {show}," {h_he} said. "I [found it|got it] {pi}. [My {a} was with me that day|It was raining that morning|I look at it when I cannot sleep]."
+[The class was quiet.|Nobody said a word.|Someone in the back whispered.] Then {f} [raised|put up] {f_his} {hand}. "[May I see it|Can I hold it|Where can I find one]?" {f_he} asked. [Soon everyone wanted to see it.|They all came closer.|]
+"[You told us a real story|That was very good, {h}|Thank you for showing us]," said the teacher. {h} [sat down|smiled] and felt [tall|warm inside|ten feet tall].
+After school {h} and {f} [looked at {show} together|traded: {f} held {show}, and {h} held the gift of {f}|walked home side by side]. <end>
+""",
+    ),
+    # A new baby at home.
+    Plot(
+        draws={"babyname": _words("Mimi, Bo, Lulu, Teo, Nini, Jojo, Kiki, Dodo"), "calm": ["sang a song about {ds}", "made a funny face", "shook the keys", "danced like a duck", "told the story of the {n}", "gave the baby {h_his} {t}"]},
+        beats="""
+<open>
+There was a new baby in the {home}. The baby was called {babyname}. {babyname} was very small and [slept all day|cried a lot|had no hair|had tiny fingers].
+Everyone came to see {babyname}. [{f} came with a gift.|The neighbor brought a blanket.|Grandma brought soup.] Nobody [looked at|talked to] {h}. "Not now, {h}. The baby is [asleep|hungry]," said {h_his} {a}.
+<feelbad> "[Nobody loves me any more|I wish there was no baby|They have forgotten me]," {h} thought. {h_he} [hid|sat] {in} with {h_his} {t}.
+
+Then {babyname} began to cry. {h_his} {a} [carried the baby up and down|gave the baby milk|rocked the cradle], but {babyname} cried [louder and louder|and cried]. "[I do not know what to do|What is wrong, little one|I am so tired]," said {h_his} {a}.
+{h} came out. {h_he} [looked into|stood by] the cradle and {calm}. {babyname} stopped crying. [The baby looked at {h} with big eyes.|{babyname} grabbed {h_his} finger.|{babyname} laughed for the very first time!]
+"Look at that! [You are the only one who can do it|The baby loves you|How did you do that, {h}]," said {h_his} {a}. {a_he} took {h} [on {a_his} lap|into {a_his} arms]. "[You were my first baby|There is room in my heart for two|I love you as much as before]."
+{h} [smiled|leaned against {a_him}]. "When {babyname} is bigger, we will share my {to}," {h_he} said. <end>
+""",
+    ),
+    # Ready for winter.
+    Plot(
+        draws={"stored": _words("nuts, grain, apples, dry leaves, wood, hay, seeds, honey, potatoes"), "fun": ["danced in the sun", "sang songs", "lay in the grass", "swam in the lake", "slept until noon", "played the fiddle"]},
+        beats="""
+<open>
+All summer long {h} gathered {stored}. [Every morning {h_he} filled a sack.|{h_he} worked until the sun went down.] {f} {fun}. "[Why do you work so hard|Come and play|The summer is so long], {h}," {f_he} said.
+"[Winter will come|I will play when I am done|Soon it will be cold]," said {h}. "[You should gather {stored} too|Help me, and then we can play]." But {f} only laughed and {fun}.
+[The days grew short.|The leaves turned red and fell.|The swallows flew away.] Then the first snow fell. [The lake froze.|The wind howled around the house.|Everything was white and still.]
+
+{f} was cold and hungry. {f_he} looked for {stored} {out}, but there was nothing left. [{f_his} stomach growled.|{f_his} teeth chattered.|] At last {f_he} knocked at the door of {h}. Knock, knock.
+"Who is there?" called {h}. "It is me, {f}. [I have nothing to eat|I am so cold|You were right]. I {fun} all summer," said {f}. [{f_he} looked at the ground.|{f_his} voice was very thin.]
+{h} opened the door. <think> "[I have enough for two|Come in, sit by the fire|A friend is a friend]," {h_he} said. {h} gave {f_him} {stored} and a [bowl of hot soup|warm blanket|cup of tea].
+"[Next summer I will help you|Thank you. I will never forget this|And I can sing for you in the winter]," said {f}. And {f_he} did. [All winter they sat by the fire and told stories.|In the spring they worked together, and then they played together.]
+""",
+    ),
+    # The music.
+    Plot(
+        draws={"instrument sound": [("drum", "boom, boom"), ("flute", "tweet, tweet"), ("violin", "squeak, squeak"), ("trumpet", "toot, toot"), ("horn", "honk, honk"), ("piano", "plink, plonk"), ("guitar", "twang, twang")]},
+        beats="""
+<open>
+{h} got an old {instrument} from {h_his} {a}. {h_he} played it [morning, noon and night|in the {room}|at breakfast]. "{sound}," went the {instrument}.
+"[Please, not in here|My ears hurt|Not so loud], {h}," said {h_his} {a}. {h} went {pt}. "{sound}," went the {instrument}. "[Stop that noise|You woke my chicks|I cannot sleep]!" cried [a hen|the {job}|{f}].
+{h} <walked> from one place to another. [Nobody wanted to hear the {instrument}.|Everyone covered their ears.] <feelbad> {h_he} put the {instrument} {in}.
+
+<when>, fog came in from the [sea|lake|river]. It was so thick that nobody could see [a thing|the path|their own feet]. {f} was out in a [boat|small boat]. "Help! [I cannot see the shore|Where is the land]!" {f_he} called.
+They lit a lamp, but the fog [swallowed|hid] the light. They shouted, but it was too far. <think> Then {h} ran and got the {instrument}. "{sound}! {sound}!" {h_he} played as loud as {h_he} could.
+Out in the fog {f} [turned {f_his} head|listened]. "That is {h}! I know that {instrument}," {f_he} said, and rowed toward the sound. "{sound}," went the {instrument}, [closer and closer|again and again]. At last the boat bumped against the [shore|sand|dock].
+"[Your {instrument} saved me|I heard you|You brought me home]," said {f}. [Everyone cheered.|Everyone shook {h_his} {hand}.] From then on, nobody [complained|said a bad word] about the {instrument}, [and {h} learned to play real songs|but {h} played a little more quietly|not even the {job}].
+""",
+    ),
+    # By the sea.
+    Plot(
+        draws={"creature": _words("crab, starfish, young seal, turtle, little whale, dolphin, fish, octopus, sea horse"), "treasure": _words("pearl, shell, green glass stone, piece of coral, golden ring, smooth white pebble")},
+        beats="""
+<open>
+<when>, {h} and {h_his} {a} went to the sea. The waves were [high|small and gentle|green and white]. [Gulls cried overhead.|The sand was hot.|A ship with white sails was far out.]
+{h} [built a castle with towers|ran in and out of the waves|collected shells in a bucket|dug a deep hole]. <suddenly> {h_he} <saw> a {creature} between the rocks. The [tide|water] had gone out, and the {creature} [could not get back|lay in a small pool|was stuck on dry sand].
+"[Please help me|The sun is too hot for me|I cannot breathe here]," the {creature} seemed to say. {h} called {h_his} {a}. "[It must go back into the sea|It will dry out|We must be quick]," {a_he} said.
+
+{h} filled {h_his} [bucket|hat] with water and [poured it over|kept wet] the {creature}. {h_his} {a} dug a [channel|path] in the sand. They [dug and poured|worked for an hour|did not stop]. At last a big wave came up and [reached|lifted] the {creature}.
+It [swam in a circle|splashed|turned around once, as if to say thank you]. Then it was gone. [{h} waved for a long time.|"Goodbye!" called {h}.]
+The next morning there was something [in the sand|on the rock] at the same place. It was a {treasure}! "[Who put it there|Where does it come from]?" asked {h_his} {a}. {h} looked out at the sea. "[I think I know|The {creature} did not forget us|It is a thank you]," {h_he} said.
+{h} kept the {treasure} [in a box by the bed|in {h_his} pocket] for ever. <bed>
+""",
+    ),
+    # Nothing but soup.
+    Plot(
+        draws={"first": _words("stone, nail, button, shoe, feather, spoon")},
+        beats="""
+<open>
+<when>, a [hungry|tired] traveler came to the village. He had nothing but a pot and a {first}. He knocked on every door. "[We have no food|Go away|There is nothing here]," said the people. [They locked their doors.|Everyone hid their bread.]
+Only {h} was curious. "What do you do with a {first}?" {h_he} asked. "I make {first} soup," said the traveler. "It is the best soup in the world." [He winked.|He made a fire and filled the pot with water.] {h} laughed. "[Can I watch?|Soup from a {first}? That cannot be!]"
+The traveler put the {first} in the pot and stirred. "Mmm. [It is good, but a carrot would make it better|It only needs a little salt]," he said. {h} ran home and [got|brought] it.
+
+{f} came to look. "What are you cooking?" "{first} soup. [A potato would make it thicker|If only we had an onion]," said the traveler. {f} brought one. Then the {job} brought [cabbage|beans|a piece of meat], and {h_his} {a} brought [corn|peas|milk].
+[The soup bubbled and smelled wonderful.|Soon the whole village stood around the pot.] They brought tables and [bread|bowls|cheese], and everyone ate. [It was the best soup they had ever tasted.|Even the {job} asked for more.]
+"And all that from a {first}!" said {f}. {h} thought about it. "[It was not the {first}|The {first} only made us share|We made it together]," {h_he} said. The traveler smiled and gave {h} the {first}. "[Now you know the secret|Keep it for hungry days]," he said, and went on his way.
+""",
+    ),
+    # A loose tooth, a haircut, a shot: a small fear.
+    Plot(
+        draws={
+            "dread after": [
+                ("a loose tooth", "a gap in {h_his} mouth"),
+                ("an itchy spot", "a {c} bandage"),
+                ("a splinter", "a tiny mark"),
+                ("hair that was far too long", "a short new haircut"),
+                ("a sore ear", "a bottle of medicine with a spoon"),
+            ],
+        },
+        beats="""
+<open>
+{h} had {dread}. [It had been like that for days.|It bothered {h_him} at breakfast and at bedtime.] "[We must do something about it|Let us go and see the doctor|It will only take a minute]," said {h_his} {a}.
+"No!" said {h}. "[It will hurt|I do not want to|Leave me alone]." {h_he} [crawled|climbed] {in} and [would not come out|covered {h_his} face|held {h_his} breath].
+{f} came by. "[Why are you hiding|Are you in there, {h}]?" {f_he} asked. "I have {dread}, and I am <scared>," said {h}. "[I had that too|My brother had that last year]. [I counted to ten|I held my bear|I thought of {ds}], and then it was over," said {f}.
+
+<think> "[Will you come with me|Can I hold your {hand}]?" asked {h}. "[Sure|Of course|Yes]," said {f}. So they all went together. In the waiting room there were [fish in a tank|old magazines|toys in a box].
+"[Open wide|Look at the lamp|Sit still]," said a [friendly|calm] voice. {h} [squeezed|held] the {hand} of {f} and counted. "One, two, three, four..." "[Done|All finished|That was it]!"
+"Already?" said {h}. [It had only tickled a bit.|It had hurt less than a bee sting.] Now {h} had {after}. {h_he} looked in the mirror and [laughed|grinned|turned {h_his} head left and right].
+"[I was not so brave at first|It was not bad at all|Next time I will not hide]," said {h}. {h_his} {a} bought [ice cream|lemonade|a balloon] for both of them. <end>
+""",
+    ),
+    # The message that went astray.
+    Plot(
+        draws={"news": ["the bridge is broken", "a storm is coming", "there is a party tonight", "the bread is ready", "the baby is born", "the river is rising", "school is closed tomorrow"]},
+        beats="""
+<open>
+<when>, the {job} said to {h}, "[Run and tell everyone|Please take a message to {f}]: {news}." "{news}," {h} repeated, so that {h_he} would not forget. {h_he} <walked> [up the street|across the field|along the river].
+"{news}, {news}," {h} said to {h_self}. <onway> <suddenly> a {n} [jumped|ran] across the road. {h} [tripped and fell|stopped to look|chased it around a tree]. When {h_he} [stood up|came back], the words were gone from {h_his} head!
+"Was it about [the moon|a cow|a pair of shoes|cheese]?" {h_he} asked {h_self}. "[No, that is not it|It was important, I know that]!" <feelbad>
+
+{h} sat down on a [fence|step|stump]. <think> "When I lose a thing, I go back the way I came," {h_he} said. "[Maybe it works with words too|I will look for the words]." {h_he} went back, step by step: past the {spot}, over the [ditch|bridge|hill], to the place of the {n}.
+[There {h_he} closed {h_his} eyes.|There {h_he} heard the {job} shout far away.] And the words came back. "{news}!" {h} cried. {h_he} ran [all the way|without stopping|faster than the wind].
+"{f}! {news}!" {h} called. "[Oh! We must tell the others|I am glad you came|Just in time]," said {f}. Together they told [the whole village|everyone they met|the teacher, the baker and the miller].
+"[You can trust {h} with a message|Well done|You did not give up]," said the {job} in the evening. {h} [blushed|grinned]. "[Next time I will write it on my {hand}|Next time I will not chase a {n}]," {h_he} said.
+""",
+    ),
+    # A mystery: who did it?
+    Plot(
+        draws={
+            "trace culprit": [
+                ("white feathers", "the goose"),
+                ("muddy little prints", "the puppy"),
+                ("a trail of crumbs", "a family of mice"),
+                ("a long red thread", "the kitten"),
+                ("wet spots", "the frog"),
+                ("gray hairs", "the old donkey"),
+                ("black feathers", "the crow"),
+                ("small bite marks", "the rabbit"),
+            ],
+            "gone": ["the cheese", "one {c} sock", "the cherry pie", "the spoons", "{h_his} {t}", "the last {d}", "the rope of the bell"],
+            "motive": ["wanted to make a soft bed", "was hungry", "wanted to play", "was cold", "had three babies to feed", "liked things that smelled of {h}"],
+        },
+        beats="""
+<open>
+Something strange happened one [morning|night|evening]. {gone} was gone! "Did you take it?" {h_his} {a} asked {h}. "No, I [did not|have not touched it]," said {h}. "[It was here last night|That is odd|Things do not walk away]," said {h_his} {a}.
+"I will find out," said {h}. {h_he} put on [a big hat|{h_his} {c} coat] and took a [glass|notebook|flashlight], like a real detective. {f} wanted to help. "[I will be your partner|Two pairs of eyes see more]," {f_he} said.
+They [searched the floor|looked {in}|crawled around on their knees]. <suddenly> {f} whispered, "Look! There are {trace}." {trace} [by the door|near the window|on the stairs]! "[A clue|Now we are getting somewhere|Follow me]," said {h}.
+
+They followed the trail [out of the house|down the steps|through a hole in the wall], [past the {spot}|across the yard] and [behind the shed|around the corner|into the barn]. There were {trace} again. "[Shh|Quiet|Do not make a sound]," said {h}. They [peeked|looked] {out}.
+There sat {culprit}, and next to it was {gone}. "So it was you!" said {f}. {culprit} [looked up|did not run away|looked guilty]. "[Wait|Do not be angry], {f}," said {h}. "I think it {motive}."
+{h} [brought an old blanket and some food|made a better place for it|stroked it and talked to it]. Then they [took {gone} home|got {gone} back].
+"Case closed," said {h}. "It was {culprit}. It {motive}." {h_his} {a} laughed [until {a_his} sides hurt|out loud]. "[You are a fine detective.|What would I do without you two?]" {a_he} said.
+""",
+    ),
+    # A visit from the circus, and a small job.
+    Plot(
+        draws={
+            "act": _words("juggle, walk on the rope, ride on one wheel, swallow fire, jump through a ring, dance on a horse, do magic tricks"),
+            "trouble solve": [
+                ("the clown had a cold", "put on the red nose and fell over {h_his} own shoes"),
+                ("the tent had a hole", "sewed and sewed with a big needle"),
+                ("the elephant would not get up", "whispered something into its ear"),
+                ("the drummer had lost his drum", "beat on a bucket with two spoons"),
+                ("the lights went out", "held a lantern high"),
+                ("the monkey had run away", "climbed up a pole with a banana"),
+            ],
+        },
+        beats="""
+<open>
+The circus came to [town|the village]! There were [wagons in every color|posters on the walls|flags and music]. {h} wanted to see someone {act}. But a ticket cost [two coins|more than {h} had].
+{h} went to the [big tent|back of the tent] and [looked through a hole|listened]. Inside, people ran back and forth. "[What a disaster|What are we going to do|The show begins in an hour]!" shouted the [ringmaster|director] with the tall hat. For {trouble}.
+"Excuse me," said {h}. "[Maybe I can help.|I have an idea.|May I try something?]" The [ringmaster|tall man] looked down. "You? [Well, why not|You are rather small|Nobody else has an idea]," he said.
+
+So {h} {solve}. [Everyone held their breath.|The musicians stopped and stared.] And it worked! "[Marvelous|Wonderful|Splendid]!" cried the ringmaster. "You have saved the show! [Ask for anything you want.|How can I thank you?]"
+{h} did not have to think. "[Two tickets, please|I would like two seats]," {h_he} said. "One for me and one for {f}." That night they sat in the very first row. They saw someone {act}, and they [clapped until their {hands} hurt|ate popcorn|laughed and gasped].
+At home {h} tried to {act}, too. [Crash went a plate.|It was much harder than it looked.|The {n} watched and was not impressed.] "[Perhaps you should practice outside|Bravo]," said {h_his} {a}. <bed>
 """,
     ),
 )

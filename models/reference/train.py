@@ -8,27 +8,32 @@ tokens than parameters. :mod:`grammar` supplies those tokens without end, and no
 on the training text is a loss on unseen text. Real stories, where given, are mixed in to widen the language; the
 first 400 are trained on, with other names for the characters each time, and the rest are held out.
 
-A run depends on the seed, the number of steps and the number of threads, and on nothing else of the machine but its
-floating-point arithmetic. It writes the model and its tokenizer in the layout of transformers, ``training_log.json``
-and ``loss_curve.png``.
+Two processes of one thread each share every batch and average their gradients: they keep two cores busy even where a
+core has other work, when two threads of one process would mostly wait for each other. A run depends on the seed, the
+number of steps and the number of processes, and on nothing else of the machine but its floating-point arithmetic. It
+writes the model and its tokenizer in the layout of transformers, ``training_log.json`` and ``loss_curve.png``.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import random
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import distributed, multiprocessing
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -50,24 +55,25 @@ class Settings:
     """Everything that decides what the run computes."""
 
     seed: int = 0
-    steps: int = 6_000
+    steps: int = 2_800
+    processes: int = 2
 
     vocabulary: int = 1_024
     context: int = 384
     width: int = 128
-    layers: int = 4
+    layers: int = 3
     heads: int = 4
 
-    rows: int = 8
-    peak_rate: float = 4e-3
-    warmup_steps: int = 200
+    rows: int = 4
+    peak_rate: float = 8e-3
+    warmup_steps: int = 100
     decay_share: float = 0.4
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.95)
     largest_gradient: float = 1.0
 
-    real_share: float = 0.1
-    tokenizer_stories: int = 1_500
+    real_share: float = 0.25
+    tokenizer_stories: int = 800
     held_out_stories: int = 200
     log_every: int = 50
     evaluate_every: int = 500
@@ -99,12 +105,11 @@ def rename(text: str, rng: random.Random) -> str:
     return _NAME.sub(replacement, text)
 
 
-def training_stories(real: Sequence[str], settings: Settings) -> Iterator[str]:
-    """Stories without end: new ones from the grammar, and the real ones, renamed, for their share."""
-    rng = random.Random(settings.seed)
-    seed_of_seeds = grammar.TRAINING_SEEDS
-    for index in range(10**9):
-        for seed in seed_of_seeds:
+def training_stories(real: Sequence[str], process: int, settings: Settings) -> Iterator[str]:
+    """Stories without end: new ones from this process's share of the seeds, and the real ones, renamed, among them."""
+    rng = random.Random(f"qexport training {settings.seed} {process}")
+    for index in itertools.count():
+        for seed in grammar.TRAINING_SEEDS[process :: settings.processes]:
             if real and rng.random() < settings.real_share:
                 yield rename(rng.choice(real), rng)
             yield grammar.story(seed, index)
@@ -171,16 +176,28 @@ def new_model(settings: Settings) -> GPT2LMHeadModel:
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
+        activation_function="gelu_pytorch_tanh",
         bos_token_id=0,
         eos_token_id=0,
     )
     return GPT2LMHeadModel(config)
 
 
+def average_gradients(model: GPT2LMHeadModel) -> None:
+    """Replace each gradient by its mean over the processes."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    together = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(together)
+    together /= distributed.get_world_size()
+    for gradient, mean in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
 def train(
     model: GPT2LMHeadModel, data: Iterator[torch.Tensor], tokenizer: Tokenizer, held_out: Sequence[str], settings: Settings
 ) -> list[dict[str, float]]:
-    """Train the model in place; return the log."""
+    """Train the model in place, the same in each process; return the log, which the first process fills and prints."""
+    first = distributed.get_rank() == 0
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.peak_rate, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
     )
@@ -191,21 +208,23 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
         batch = next(data)
-        logits = model(batch[:, :-1], use_cache=False).logits
-        loss = cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(batch[:, :-1], use_cache=False).logits
+        loss = cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
         loss.backward()
+        average_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.largest_gradient)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
 
         done = step + 1
-        if done % settings.log_every and done != settings.steps:
+        if not first or (done % settings.log_every and done != settings.steps):
             continue
         entry = {
             "step": done,
             "loss": round(sum(losses) / len(losses), 5),
-            "tokens": done * settings.rows * settings.context,
+            "tokens": done * settings.rows * settings.context * settings.processes,
             "seconds": round(time.monotonic() - begin, 1),
         }
         losses.clear()
@@ -239,6 +258,7 @@ def plot_loss(log: Sequence[dict[str, float]], path: Path) -> None:
 
 def save(model: GPT2LMHeadModel, tokenizer: Tokenizer, out: Path) -> None:
     """Write the model and its tokenizer as transformers reads them."""
+    model.config.activation_function = "gelu_new"  # the same function as in training, under GPT-2's name for it
     model.generation_config.pad_token_id = model.config.eos_token_id
     model.eval().save_pretrained(out)
     PreTrainedTokenizerFast(
@@ -251,10 +271,14 @@ def save(model: GPT2LMHeadModel, tokenizer: Tokenizer, out: Path) -> None:
     ).save_pretrained(out)
 
 
-def run(settings: Settings, stories_json: Path | None, out: Path) -> None:
-    """Train the tokenizer and the model and write everything to the folder."""
+def run(process: int, settings: Settings, stories_json: Path | None, out: Path, meeting_point: str) -> None:
+    """Train the tokenizer and the model as one of the processes; the first writes everything to the folder."""
+    torch.set_num_threads(1)
     torch.manual_seed(settings.seed)
     torch.use_deterministic_algorithms(True)
+    distributed.init_process_group(
+        "gloo", init_method=meeting_point, rank=process, world_size=settings.processes, timeout=timedelta(hours=1)
+    )
     real: list[str] = json.loads(stories_json.read_text(encoding="utf-8")) if stories_json else []
     real = [story.strip() for story in real]
     real, real_held_out = real[:REAL_TRAINING_STORIES], real[REAL_TRAINING_STORIES:]
@@ -263,7 +287,11 @@ def run(settings: Settings, stories_json: Path | None, out: Path) -> None:
     tokenizer_texts = [*grammar.stories(grammar.TRAINING_SEEDS[0], settings.tokenizer_stories), *real]
     tokenizer = train_tokenizer(iter(tokenizer_texts), settings.vocabulary)
     model = new_model(settings)
-    log = train(model, batches(training_stories(real, settings), tokenizer, settings), tokenizer, held_out, settings)
+    data = batches(training_stories(real, process, settings), tokenizer, settings)
+    log = train(model, data, tokenizer, held_out, settings)
+    distributed.destroy_process_group()
+    if process != 0:
+        return
 
     perplexity = {"grammar": score(model, tokenizer, held_out).perplexity}
     if real_held_out:
@@ -272,7 +300,6 @@ def run(settings: Settings, stories_json: Path | None, out: Path) -> None:
     save(model, tokenizer, out)
     record = {
         "settings": asdict(settings),
-        "threads": torch.get_num_threads(),
         "parameters": model.num_parameters(),
         "held_out_perplexity": perplexity,
         "log": log,
@@ -288,14 +315,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the reference model.")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     parser.add_argument("--stories-json", type=Path, help="a JSON list of real stories (TinyStories) to mix in")
-    parser.add_argument("--threads", type=int, default=2)
     for name, value in asdict(defaults).items():
         if isinstance(value, int | float):
             parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     arguments = vars(parser.parse_args())
-    torch.set_num_threads(arguments.pop("threads"))
     out, stories_json = arguments.pop("out"), arguments.pop("stories_json")
-    run(Settings(**arguments), stories_json, out)
+    settings = Settings(**arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        meeting_point = (Path(folder) / "meeting-point").as_uri()
+        multiprocessing.spawn(run, (settings, stories_json, out, meeting_point), nprocs=settings.processes)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from qexport.export.signature import Signature
+from qexport.export.operators import substituted
+from qexport.export.quiet import quiet
+from qexport.export.signature import BATCH, PAST, SEQUENCE, Signature
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -32,18 +34,13 @@ def export_fused(model: PreTrainedModel, signature: Signature) -> ir.Model:
     """
     import torch
 
-    from qexport.export.quiet import quiet
-
     attention = _Attention()
     inputs = _sample_inputs(signature)
-    dynamic = torch.export.Dim.DYNAMIC
-    shapes = {name: {0: dynamic, 1: dynamic} for name in inputs if name != "past"}
-    cache_shapes = [{0: dynamic, 2: dynamic}] * (2 * signature.layers)
-    with quiet(), torch.no_grad(), _registered(attention), _attention_of(model, _ATTENTION):
+    with quiet(), torch.no_grad(), substituted(model), _registered(attention), _attention_of(model, _ATTENTION):
         program = torch.onnx.export(
             _make_decoder(model, attention),
             kwargs=inputs,
-            dynamic_shapes={**shapes, "past": cache_shapes},
+            dynamic_shapes=_dynamic_shapes(signature),
             input_names=list(signature.inputs),
             output_names=list(signature.outputs),
             opset_version=OPSET,
@@ -153,8 +150,9 @@ def _make_decoder(model: PreTrainedModel, attention: _Attention) -> torch.nn.Mod
             self,
             input_ids: torch.Tensor,
             attention_mask: torch.Tensor,
-            past: list[torch.Tensor],
             position_ids: torch.Tensor | None = None,
+            *,
+            past: list[torch.Tensor],
         ) -> tuple[torch.Tensor, ...]:
             batch, sequence = input_ids.shape
             total = attention_mask.shape[1]
@@ -176,6 +174,20 @@ def _make_decoder(model: PreTrainedModel, attention: _Attention) -> torch.nn.Mod
             return output.logits, *(tensor for pair in present for tensor in pair)
 
     return Decoder().eval()
+
+
+def _dynamic_shapes(signature: Signature) -> dict[str, Any]:
+    """The dimensions that vary. The mask's length is a dimension of its own: sums of others cannot be declared."""
+    from torch.export import Dim
+
+    batch, sequence, past = Dim(BATCH), Dim(SEQUENCE), Dim(PAST)
+    shapes: dict[str, Any] = {
+        "input_ids": {0: batch, 1: sequence},
+        "attention_mask": {0: batch, 1: Dim.DYNAMIC},
+    }
+    if signature.position_ids:
+        shapes["position_ids"] = {0: batch, 1: sequence}
+    return shapes | {"past": [{0: batch, 2: past}] * (2 * signature.layers)}
 
 
 def _sample_inputs(signature: Signature) -> dict[str, Any]:

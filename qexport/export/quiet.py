@@ -1,4 +1,4 @@
-"""Silence for the exporters, which print and warn at length about their own workings."""
+"""Silence for the exporters, which print, log and warn at length about their own workings."""
 
 from __future__ import annotations
 
@@ -8,19 +8,15 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-_TALKERS = ("torch.onnx", "torch.export", "transformers", "optimum", "onnxscript", "onnx_ir")
-
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the exporters' chatter from stdout, and their warnings and log lines below ERROR from everybody."""
-    levels = {name: logging.getLogger(name).level for name in _TALKERS}
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for name in _TALKERS:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        try:
+    """Keep what exporters print, log or warn from everybody. What goes wrong comes as an exception all the same."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # torch gives its loggers levels and handlers of their own: nothing less reaches them
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
             yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
+    finally:
+        logging.disable(before)

@@ -61,8 +61,9 @@ def signature_of(model: PreTrainedModel) -> Signature:
     """Read the signature off one forward pass of the model, and off Optimum's table of architectures."""
     import torch
 
+    token = torch.zeros((1, 1), dtype=torch.int64)
     with torch.inference_mode():
-        output = model(input_ids=torch.zeros((1, 1), dtype=torch.int64), use_cache=True)
+        output = model(input_ids=token, attention_mask=torch.ones_like(token), use_cache=True)
     keys = [layer[0] for layer in output.past_key_values]
     return Signature(
         kv_heads=tuple(key.shape[1] for key in keys),
@@ -82,7 +83,7 @@ def _takes_position_ids(model: PreTrainedModel) -> bool:
 
 def optimum_config(model: PreTrainedModel) -> OnnxConfig | None:
     """Optimum's description of the model as a decoder with past; None for an architecture that it does not know."""
-    import optimum.exporters.onnx  # noqa: F401  # fills the table of architectures
+    import optimum.exporters.onnx.model_configs  # noqa: F401  # fills the table of architectures
     from optimum.exporters.tasks import TasksManager
 
     try:

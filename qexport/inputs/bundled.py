@@ -17,7 +17,15 @@ def bundled(name: str) -> Path:
     Raises:
         InputError: this installation does not hold it.
     """
+    found = find_bundled(name)
+    if found is not None:
+        return found
+    raise InputError(f"{name}: not part of this installation of qexport; install it again")
+
+
+def find_bundled(name: str) -> Path | None:
+    """The path of a bundled file or folder, None if there is none of this name."""
     for root in (_PACKAGE / "_bundled", _PACKAGE.parent):
         if (root / name).exists():
             return root / name
-    raise InputError(f"{name}: not part of this installation of qexport; install it again")
+    return None

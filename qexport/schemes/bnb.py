@@ -14,7 +14,6 @@ import numpy as np
 from qexport.artifact import QuantizedNode
 from qexport.errors import ContractError, UnsupportedHere
 from qexport.inputs.models import copy_side_files
-from qexport.runtime import Provider
 from qexport.schemes import SchemeResult
 from qexport.torch_runtime import (
     BLOCK_SIZE,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
     from qexport.inputs.models import ModelSource
+    from qexport.runtime import Provider
 
 Kind = Literal["int8", "fp4", "nf4"]
 

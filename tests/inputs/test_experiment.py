@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import pytest
+
+from qexport.errors import InputError
+from qexport.inputs.bundled import bundled
+from qexport.inputs.experiment import DEFAULT_ROWS, default_experiment, load_experiment
+
+MINIMAL = 'title = "T"\nmodel = "gpt2"\n[[rows]]\nrecipe = "fp32"\n'
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content: str):
+        path = tmp_path / "table.toml"
+        path.write_text(content)
+        return path
+
+    return write
+
+
+def refused(path, *parts: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_experiment(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    for part in parts:
+        assert part in message, message
+
+
+def test_the_least_that_makes_an_experiment(write):
+    experiment = load_experiment(write(MINIMAL))
+    assert experiment.model == "gpt2"
+    assert [(row.recipe, row.nodes) for row in experiment.rows] == [("fp32", "all")]
+    assert experiment.evaluation_path == bundled("calibration/evaluation.jsonl")
+    assert experiment.calibration_path == bundled("calibration/calibration.jsonl")
+    assert experiment.published_for(experiment.rows[0], "weight_bytes") is None
+
+
+def test_paths_are_relative_to_the_file(write, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    path = write(MINIMAL.replace("gpt2", "mine") + '[text]\nevaluation = "my.txt"\n')
+    monkeypatch.chdir("/")
+    experiment = load_experiment(path)
+    assert experiment.model == str(tmp_path / "mine")
+    assert experiment.evaluation_path == tmp_path / "my.txt"
+    assert experiment.calibration_path == bundled("calibration/calibration.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("title = ", ["not TOML", "at end of document"]),
+        ("", ["key title is missing"]),
+        ('title = "T"\nmodel = "gpt2"\nrows = []\n', ["rows"]),
+        (MINIMAL + 'node = "attention"\n', ["unknown key rows.0.node", "did you mean nodes"]),
+        (MINIMAL.replace("recipe", "recipes"), ["rows.0"]),
+        ('windows = "many"\n' + MINIMAL, ["windows"]),
+        ("window = 2\n" + MINIMAL, ["window"]),
+        ("sentences = 0\n" + MINIMAL, ["sentences"]),
+        (MINIMAL + '[[rows]]\nrecipe = "fp32"\n', ["fp32 all is there twice"]),
+        (MINIMAL + "published = { latency_s = 0.1 }\n", ["[published] names no source"]),
+        ('[published]\nsource = "S"\n', ["missing"]),
+        (MINIMAL + "published = { latency_s = -1.0 }\n[published]\nsource = 'S'\n", ["latency_s"]),
+    ],
+)
+def test_bad_experiments(write, content, parts):
+    refused(write(content), *parts)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    refused(tmp_path / "none.toml", "No such file")
+
+
+def test_not_utf8(tmp_path):
+    path = tmp_path / "table.toml"
+    path.write_bytes(b'title = "\xff"')
+    refused(path, "not TOML")
+
+
+def test_the_published_table_of_gpt2():
+    experiment = load_experiment(bundled("models/gpt2.toml"))
+    assert experiment.model == "openai-community/gpt2"
+    assert len(experiment.revision or "") == 40
+    rows = {(row.recipe, row.nodes): row for row in experiment.rows}
+    assert [(row.recipe, row.nodes) for row in experiment.rows] == [(row.recipe, row.nodes) for row in DEFAULT_ROWS]
+    figure = experiment.published_for(rows["bnb-nf4", "all"], "sentence_perplexity")
+    assert figure is not None
+    assert figure.value == 276.55
+    assert experiment.published_for(rows["bnb-nf4", "all"], "perplexity") is None
+    assert experiment.published_for(rows["int8-dynamic", "all"], "latency_s") is None
+
+
+def test_published_memory_is_in_mebibytes():
+    """GPT-2's 124,439,808 weights of four bytes and its 12 causal masks of 1024 x 1024 bytes are the published 486.70."""
+    experiment = load_experiment(bundled("models/gpt2.toml"))
+    figure = experiment.published_for(experiment.rows[0], "weight_bytes")
+    assert figure is not None
+    assert figure.value == pytest.approx(124_439_808 * 4 + 12 * 1024 * 1024, rel=1e-5)
+
+
+def test_the_reference_experiment_names_the_bundled_model():
+    experiment = load_experiment(bundled("models/reference.toml"))
+    assert experiment.model == str(bundled("models/reference"))
+    assert experiment.rows == DEFAULT_ROWS
+
+
+def test_the_same_rows_for_any_model(tmp_path):
+    local = default_experiment(str(tmp_path))
+    assert (local.model, local.rows) == (str(tmp_path), DEFAULT_ROWS)
+    assert default_experiment("openai-community/gpt2").model == "openai-community/gpt2"

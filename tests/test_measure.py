@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from qexport import __version__, measure, stats
+from qexport.errors import ContractError, InputError, NotComparable
+from qexport.inputs.text import TokenSet
+from qexport.measure import METRICS, Job, RunMetric, measure_rounds, merge_rounds
+from qexport.record import Published
+from qexport.runtime import ProviderUnavailable
+from tests import decoders
+
+MIB = 2**20
+WINDOWS = TokenSet("windows", "made up", "windows of at most 4 tokens", (np.array([0, 1, 2, 0]), np.array([2, 1])))
+SENTENCES = TokenSet("sentences", "made up", "sentences", tuple(np.array([0, 1, 2]) for _ in range(12)))
+
+
+def job(artifact, metric, **changes) -> Job:
+    spec = METRICS[metric]
+    tokens = {"windows": WINDOWS, "sentences": SENTENCES}[spec.tokens] if isinstance(spec, RunMetric) else None
+    return Job(**{"artifact": artifact.path, "row": "fp32", "metric": metric, "tokens": tokens, "threads": 1} | changes)
+
+
+@pytest.fixture(scope="module")
+def uniform(tmp_path_factory):
+    """An artifact for which every token is as likely as any other."""
+    return decoders.save(tmp_path_factory.mktemp("uniform") / "a", decoders.bigram(np.zeros((3, 3))))
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """An artifact whose child stops with an error of qexport: its graph was not fused as the manifest says."""
+    model = decoders.quantized(decoders.UNFUSED)
+    return decoders.save(tmp_path_factory.mktemp("broken") / "a", model, decoders.QUANTIZED_NODE)
+
+
+# What a measurement holds
+
+
+def test_perplexity_with_all_its_conditions(uniform):
+    published = Published(value=2.0, source="a table")
+    record = measure.measure(job(uniform, "perplexity", published=published))
+    nll, tokens = np.array(record.samples).T
+    assert tokens.tolist() == [3, 1]
+    assert stats.perplexity(nll, tokens).value == pytest.approx(3.0, rel=1e-12)
+    conditions = record.conditions
+    assert conditions.text_sha256 == WINDOWS.sha256
+    assert (conditions.sequence, conditions.text) == (WINDOWS.description, WINDOWS.origin)
+    assert (conditions.provider, conditions.threads, conditions.device) == ("cpu", 1, "")
+    assert conditions.runtime == f"onnxruntime {onnxruntime.__version__}"
+    assert conditions.versions == {"numpy": np.__version__, "onnxruntime": onnxruntime.__version__}
+    assert conditions.machine
+    assert conditions.cores >= 1
+    assert conditions.commit == __version__
+    assert record.artifact_sha256 == uniform.sha256
+    assert (record.row, record.model, record.recipe) == ("fp32", "hand-made", "fp32")
+    assert record.facts == {"integer_matmuls_run": 0}
+    assert record.published == published
+
+
+def test_stored_figures_start_no_process(uniform, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    assert measure.measure(job(uniform, "disk_bytes")).samples == ((float(uniform.disk_bytes),),)
+    record = measure.measure(job(uniform, "weight_bytes"))
+    assert (record.columns, record.samples) == (("weight_bytes",), ((36.0,),))
+
+
+def test_device_memory_is_skipped_on_the_cpu(uniform, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    record = measure.measure(job(uniform, "peak_device_bytes"))
+    assert record.skipped is not None
+    assert "no device memory" in record.skipped
+
+
+def test_the_onnx_child_stays_small(uniform):
+    record = measure.measure(job(uniform, "peak_rss_bytes"))
+    ((peak,),) = record.samples
+    baseline = record.facts["baseline_rss_bytes"]
+    assert 20 * MIB < baseline <= peak < 130 * MIB  # measured 83 MiB; with torch and transformers 390 MiB
+
+
+def test_the_onnx_child_imports_neither_torch_nor_transformers(uniform, tmp_path):
+    """The child's own main runs here in a process that tells at its end what it had imported."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, sys\natexit.register(lambda: print('IMPORTED', *sys.modules, file=sys.stderr))\n"
+    )
+    question = measure._Question(
+        artifact=uniform.path,
+        metric="perplexity",
+        provider="cpu",
+        threads=1,
+        warmups=0,
+        round=0,
+        sequences=tmp_path / "sequences.npz",
+        answer=tmp_path / "answer.json",
+    )
+    np.savez(question.sequences, *WINDOWS.sequences)
+    environment = measure._environment(1)
+    environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", "qexport.measure"],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    child.stdin.write(question.model_dump_json() + "\n")
+    child.stdin.flush()
+    output = child.stderr.read()
+    child.wait()
+    child.stdin.close()
+    child.stderr.close()
+    imported = set(output.partition("IMPORTED")[2].split())
+    assert question.answer.is_file()
+    assert {"onnxruntime", "numpy"} <= imported
+    assert not imported & {"torch", "transformers", "onnx", "datasets", "matplotlib", "huggingface_hub"}
+
+
+def test_rounds_take_turns_and_are_merged(uniform, tmp_path, monkeypatch):
+    other = decoders.save(tmp_path / "b", decoders.bigram(np.eye(3)))
+    order = []
+    real = measure.measure
+    monkeypatch.setattr(measure, "measure", lambda one: order.append((one.row, one.round)) or real(one))
+    jobs = [job(uniform, "latency_s", warmups=2), job(other, "latency_s", warmups=2, row="other")]
+    first, second = measure_rounds(jobs, rounds=2)
+    assert order == [("fp32", 0), ("other", 0), ("fp32", 1), ("other", 1)]
+    for record, row in ((first, "fp32"), (second, "other")):
+        assert record.row == row
+        assert len(record.samples) == 2 * len(SENTENCES.sequences)
+        assert len(record.warmups) == 4
+        assert [sample[2] for sample in record.samples] == [0] * 12 + [1] * 12
+        assert min(sample[0] for sample in record.samples) > 0
+
+
+def test_unlike_rounds_are_not_merged(uniform):
+    record = measure.measure(job(uniform, "weight_bytes"))
+    other = record.model_copy(update={"conditions": record.conditions.model_copy(update={"threads": 7})})
+    with pytest.raises(NotComparable):
+        merge_rounds([record, other])
+    skipped = record.model_copy(update={"skipped": "a reason", "samples": ()})
+    assert merge_rounds([record, skipped]).skipped == "a reason"
+
+
+# What can go wrong
+
+_environment = measure._environment
+
+
+def children(threads: int, code: str) -> dict[str, str]:
+    """Make the child run ``code`` first: PYTHONPATH reaches a sitecustomize."""
+    environment = _environment(threads)
+    folder = os.environ["QEXPORT_TEST_SITE"]
+    with open(f"{folder}/sitecustomize.py", "w") as handle:  # noqa: PTH123
+        handle.write(f"import os, signal, sys, time\nif sys.argv[:1] == ['-m']:\n    {code}\n")
+    environment["PYTHONPATH"] = f"{folder}{os.pathsep}{environment['PYTHONPATH']}"
+    return environment
+
+
+@pytest.fixture(autouse=True)
+def _site(tmp_path, monkeypatch):
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.setenv("QEXPORT_TEST_SITE", str(folder))
+
+
+def test_an_error_of_the_child_is_raised_again(broken):
+    with pytest.raises(ContractError, match="0 integer matmuls ran where the manifest names 1"):
+        measure.measure(job(broken, "perplexity"))
+
+
+def test_a_provider_that_is_not_there_is_an_error_for_the_whole_run(uniform):
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("has a CUDA provider")
+    with pytest.raises(ProviderUnavailable, match="--provider cuda"):
+        measure.measure(job(uniform, "perplexity", provider="cuda"))
+
+
+def test_what_cannot_run_here_is_skipped_with_its_reason(uniform, monkeypatch):
+    hidden = "sys.modules['onnxruntime'] = None"
+    monkeypatch.setattr(measure, "_environment", lambda threads: children(threads, hidden))
+    record = measure.measure(job(uniform, "perplexity"))
+    assert record.skipped is not None
+    assert record.skipped.startswith("onnxruntime cannot be imported")
+    assert record.samples == ()
+    assert record.conditions.text_sha256 == WINDOWS.sha256
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "killed by signal 9 (SIGKILL), most likely out of memory"),
+        ("os.abort()", "killed by signal 6 (SIGABRT)"),
+        ("print('no luck', file=sys.stderr, flush=True); os._exit(3)", "ended with exit code 3: no luck"),
+    ],
+)
+def test_a_child_that_dies_is_skipped_and_the_next_one_runs(uniform, monkeypatch, code, reason):
+    monkeypatch.setattr(measure, "_environment", lambda threads: children(threads, code))
+    assert measure.measure(job(uniform, "perplexity")).skipped == reason
+    monkeypatch.undo()
+    assert measure.measure(job(uniform, "perplexity")).skipped is None
+
+
+def test_a_child_that_never_answers_is_stopped(uniform, monkeypatch):
+    monkeypatch.setattr(measure, "_environment", lambda threads: children(threads, "time.sleep(600)"))
+    start = time.perf_counter()
+    assert measure.measure(job(uniform, "perplexity", timeout_s=1.0)).skipped == "no answer within 1 s"
+    assert time.perf_counter() - start < 20
+
+
+def test_noise_on_both_streams_does_not_reach_the_answer(uniform, monkeypatch, capfd):
+    noise = "print('{\"columns\": []}' * 20000); print('noise', file=sys.stderr)"
+    monkeypatch.setattr(measure, "_environment", lambda threads: children(threads, noise))
+    assert measure.measure(job(uniform, "perplexity")).skipped is None
+    assert capfd.readouterr() == ("", "")
+
+
+def test_ctrl_c_and_a_killed_parent_take_the_child_along(uniform, tmp_path):
+    for number in (signal.SIGINT, signal.SIGKILL):
+        parent = subprocess.Popen([sys.executable, "-c", PARENT, str(uniform.path), str(tmp_path)])
+        pid_file = tmp_path / "pid"
+        wait_for(pid_file.is_file)
+        child = int(pid_file.read_text())
+        pid_file.unlink()
+        parent.send_signal(number)
+        assert parent.wait(timeout=20) != 0
+        wait_for(lambda pid=child: not running(pid))
+
+
+PARENT = """
+import os, sys, pathlib, numpy as np
+from qexport import measure
+from qexport.inputs.text import TokenSet
+folder = pathlib.Path(sys.argv[2])
+(folder / "sitecustomize.py").write_text(
+    "import os, sys, time, pathlib\\n"
+    "if sys.argv[:1] == ['-m']:\\n"
+    "    import qexport.measure as m\\n"
+    f"    m.open_session = lambda *a, **k: (pathlib.Path('{folder}/part').write_text(str(os.getpid())),"
+    f" os.rename('{folder}/part', '{folder}/pid'), time.sleep(600))\\n"
+    "    m.__name__ = '__main__'\\n"
+    "    m.main()\\n"
+)
+sys.path.insert(0, str(folder))
+tokens = TokenSet("windows", "", "", (np.array([0, 1, 2]),))
+measure.measure(measure.Job(artifact=pathlib.Path(sys.argv[1]), row="fp32", metric="perplexity", tokens=tokens))
+"""
+
+
+def wait_for(condition, seconds: float = 20.0) -> None:
+    end = time.perf_counter() + seconds
+    while not condition():
+        assert time.perf_counter() < end, "did not come about"
+        time.sleep(0.02)
+
+
+def running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # An orphan without an init to reap it stays a zombie.
+    stat = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return bool(stat.strip()) and not stat.startswith("Z")
+
+
+# Bad jobs
+
+
+def test_an_unknown_metric_names_near_ones(uniform):
+    with pytest.raises(InputError, match="did you mean perplexity"):
+        measure.measure(Job(artifact=uniform.path, row="fp32", metric="perplexitty"))
+
+
+@pytest.mark.parametrize("tokens", [None, SENTENCES])
+def test_a_metric_without_its_tokens_is_refused(uniform, tokens):
+    with pytest.raises(InputError, match="needs a token set of windows"):
+        measure.measure(job(uniform, "perplexity", tokens=tokens))
