@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -214,15 +214,34 @@ class Draft:
 def new_artifact(path: Path, *, overwrite: bool = False) -> Iterator[Draft]:
     """Make an artifact folder so that, whatever stops it, ``path`` holds the old artifact or none.
 
-    The files go to a hidden folder beside ``path``, which one rename puts in place at the end. Hidden folders of
-    processes that were killed are removed here.
-
     Raises:
         InputError: ``path`` exists and ``overwrite`` is not set, is something else than an artifact, or cannot be made.
         UnsupportedHere: the disk is full.
     """
-    path = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow a link that check_output must see)
-    check_output(path, overwrite=overwrite)
+    with whole_folder(path, lambda place: check_output(place, overwrite=overwrite)) as beside:
+        draft = Draft(beside)
+        yield draft
+        if not draft.finished:
+            raise ContractError(f"{path}: the artifact was left without a manifest")
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path, check: Callable[[Path], None]) -> Iterator[Path]:
+    """Make a folder that appears whole: whatever stops it, ``path`` holds what it held before.
+
+    The files go to a hidden folder beside ``path``, which one rename puts in place at the end. Hidden folders of
+    processes that were killed are removed here.
+
+    Args:
+        path: the folder to make or replace.
+        check: raises where ``path`` must not be replaced; called at the beginning and again before the rename.
+
+    Raises:
+        InputError: ``path`` cannot be made.
+        UnsupportedHere: the disk is full.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow a link that the check must see)
+    check(path)
     beside = path.parent / f".{path.name}.new-{os.getpid()}"
     old = path.parent / f".{path.name}.old-{os.getpid()}"
     try:
@@ -231,12 +250,9 @@ def new_artifact(path: Path, *, overwrite: bool = False) -> Iterator[Draft]:
         beside.mkdir()
     except OSError as error:
         raise InputError(f"{path}: cannot be made there ({error.strerror}); choose another output") from error
-    draft = Draft(beside)
     try:
-        yield draft
-        if not draft.finished:
-            raise ContractError(f"{path}: the artifact was left without a manifest")
-        check_output(path, overwrite=overwrite)  # again: another process may have put something there meanwhile
+        yield beside
+        check(path)  # again: another process may have put something there meanwhile
         if path.exists():
             path.rename(old)
         beside.rename(path)

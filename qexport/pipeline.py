@@ -27,20 +27,21 @@ from qexport.artifact import (
     new_artifact,
 )
 from qexport.calibration import Method, method_label
-from qexport.engines import WeightGrid
 from qexport.errors import InputError, UnsupportedHere
 from qexport.export import Exporter, export_model
-from qexport.inputs.experiment import Experiment, Row, default_experiment, load_experiment
 from qexport.inputs.bundled import bundled, find_bundled
+from qexport.inputs.experiment import Experiment, Row, default_experiment, load_experiment
 from qexport.inputs.models import ModelSource, load_tokenizer, locate_model
-from qexport.inputs.text import Text, TokenSet, load_dataset_text, load_text, make_sentences, make_windows
+from qexport.inputs.text import Text, TokenSet, load_text, make_sentences, make_windows
 from qexport.measure import METRICS, Job, RunMetric, measure_rounds
 from qexport.recipes import Fp32, Recipe, recipe
 from qexport.record import Measurement
+from qexport.report import check_report_folder, write_report
 from qexport.schemes import SchemeResult
 from qexport.schemes.bnb import Bnb
-from qexport.schemes.int8 import Int8, Static
+from qexport.schemes.int8 import Int8, Static, WeightGrid
 from qexport.selection import Selection, Selector, WeightNode, parse_selector, weight_nodes
+from qexport.torch_runtime import parameter_count
 
 if TYPE_CHECKING:
     from qexport.runtime import Provider
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 REFERENCE = "reference"
 """The name of the bundled, really trained model."""
 CALIBRATION_TEXT = "calibration/calibration.jsonl"
-CALIBRATION_WINDOW = 256
+CALIBRATION_WINDOW = 512
 """Most tokens of a calibration window, BOS included; cut to the model's context."""
 CALIBRATION_WINDOWS = 64
 LATENCY_ROUNDS = 3
@@ -90,6 +91,20 @@ class Plan:
     nodes: tuple[WeightNode, ...]
     """All weight nodes of the graph, selected or not."""
     scheme: Int8
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the selected weights, a tied one counted once."""
+        return sum(node.parameters for node in self._stored())
+
+    @property
+    def total_bytes(self) -> tuple[int, int]:
+        """Bytes of the selected weights before and after, a tied one counted once."""
+        stored = self._stored()
+        return sum(map(self.bytes_before, stored)), sum(map(self.bytes_after, stored))
+
+    def _stored(self) -> tuple[WeightNode, ...]:
+        return tuple({node.weight: node for node in self.selection.nodes}.values())
 
     def bytes_before(self, node: WeightNode) -> int:
         """Bytes of the node's weight in fp32."""
@@ -213,9 +228,11 @@ def quantize(
             if selector != Selector():
                 raise InputError(f"{recipe_name}: bitsandbytes quantizes all linear layers; leave --nodes out")
             if _is_artifact(model):
-                raise InputError(f"{model}: bitsandbytes recipes start from the model itself, not from an ONNX artifact")
+                raise InputError(
+                    f"{model}: bitsandbytes recipes start from the model itself, not from an ONNX artifact"
+                )
             source = _locate(model, revision, trust)
-            info = _model_info(source, parameter_count(source))
+            info = _model_info(source, parameter_count(source.path))
             return _apply_bnb(source, info, chosen, folder, overwrite=overwrite)
         case Int8():
             engines.require(int8.engine)
@@ -351,8 +368,6 @@ def compare(
     Raises:
         QExportError: see the errors of the parts; a row that this machine cannot run is skipped with its reason.
     """
-    from qexport.report import check_report_folder, write_report
-
     check_report_folder(folder, overwrite=overwrite)
     runtime.require_provider(options.provider)
     if any(isinstance(recipe(row.recipe).scheme, Int8) for row in experiment.rows):
@@ -434,9 +449,7 @@ def _measure_rows(
 
 
 def _skipped(built: _Built, metric: str, model: str) -> Measurement:
-    return Measurement(
-        row=built.label, model=model, recipe=built.recipe.name, metric=metric, skipped=built.skipped
-    )
+    return Measurement(row=built.label, model=model, recipe=built.recipe.name, metric=metric, skipped=built.skipped)
 
 
 def _locate(spec: str, revision: str | None, trust: Trust) -> ModelSource:

@@ -258,8 +258,8 @@ def parse_selector(nodes: str | None, include: Sequence[str] = (), exclude: Sequ
     """
     roles: list[str] = []
     exact: list[str] = []
-    for word in (nodes or ("" if include else ALL)).split(","):
-        word = word.strip()
+    words = (word.strip() for word in (nodes or ("" if include else ALL)).split(","))
+    for word in words:
         if word.startswith("@"):
             exact += _read_names(Path(word[1:]))
         elif word in ROLE_NAMES:

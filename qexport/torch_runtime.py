@@ -134,20 +134,35 @@ def torch_logits(model: PreTrainedModel, input_ids: NDArray[np.int64]) -> NDArra
 
 
 def linear_modules(config: PretrainedConfig) -> set[str]:
-    """Module paths of all linear layers of an architecture but its output embedding; no weights are made."""
+    """Module paths of all linear layers of an architecture but its output embedding."""
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
 
-    factory: Any = AutoModelForCausalLM
-    with torch.device("meta"):
-        model = factory.from_config(config)
+    model = _without_weights(config)
     head = model.get_output_embeddings()
     return {
         name
         for name, module in model.named_modules()
         if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
     }
+
+
+def parameter_count(folder: Path) -> int:
+    """Number of weights of the model whose configuration lies in ``folder``, tied ones counted once."""
+    from transformers import AutoConfig
+
+    return sum(weight.numel() for weight in _without_weights(AutoConfig.from_pretrained(folder)).parameters())
+
+
+def _without_weights(config: PretrainedConfig) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    factory: Any = AutoModelForCausalLM
+    with torch.device("meta"):
+        model: PreTrainedModel = factory.from_config(config)
+    model.tie_weights()
+    return model
 
 
 def quantized_modules(model: PreTrainedModel) -> dict[str, str]:

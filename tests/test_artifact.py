@@ -244,11 +244,13 @@ def test_one_changed_byte_is_found_by_its_digest(tmp_path):
 # What stops it from outside. The child stops at a named moment, says so, and waits for what is coming.
 
 CHILD = """
-import os, sys, time
+import signal, sys, time
 from pathlib import Path
 import qexport.artifact as artifact
 sys.path.insert(0, {root!r})
 from tests.test_artifact import MANIFEST
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
 
 def stop():
     print("here", flush=True)

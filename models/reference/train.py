@@ -8,10 +8,9 @@ tokens than parameters. :mod:`grammar` supplies those tokens without end, and no
 on the training text is a loss on unseen text. Real stories, where given, are mixed in to widen the language; the
 first 400 are trained on, with other names for the characters each time, and the rest are held out.
 
-Two processes of one thread each share every batch and average their gradients: they keep two cores busy even where a
-core has other work, when two threads of one process would mostly wait for each other. A run depends on the seed, the
-number of steps and the number of processes, and on nothing else of the machine but its floating-point arithmetic. It
-writes the model and its tokenizer in the layout of transformers, ``training_log.json`` and ``loss_curve.png``.
+A run depends on the seed, the settings and the number of threads, and on nothing else of the machine but its
+floating-point arithmetic. It writes the model and its tokenizer in the layout of transformers, ``training_log.json``
+and ``loss_curve.png``.
 """
 
 from __future__ import annotations
@@ -22,23 +21,19 @@ import json
 import math
 import random
 import re
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
+import grammar
+import matplotlib as mpl
+import plots
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import distributed, multiprocessing
 from torch.nn.functional import cross_entropy
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-
-import grammar
-import plots
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 """Begins every story, and so also ends the one before it."""
@@ -56,7 +51,6 @@ class Settings:
 
     seed: int = 0
     steps: int = 2_800
-    processes: int = 2
 
     vocabulary: int = 1_024
     context: int = 384
@@ -64,7 +58,7 @@ class Settings:
     layers: int = 3
     heads: int = 4
 
-    rows: int = 4
+    rows: int = 8
     peak_rate: float = 8e-3
     warmup_steps: int = 100
     decay_share: float = 0.4
@@ -72,7 +66,7 @@ class Settings:
     betas: tuple[float, float] = (0.9, 0.95)
     largest_gradient: float = 1.0
 
-    real_share: float = 0.25
+    real_chance: float = 0.25
     tokenizer_stories: int = 800
     held_out_stories: int = 200
     log_every: int = 50
@@ -105,12 +99,12 @@ def rename(text: str, rng: random.Random) -> str:
     return _NAME.sub(replacement, text)
 
 
-def training_stories(real: Sequence[str], process: int, settings: Settings) -> Iterator[str]:
-    """Stories without end: new ones from this process's share of the seeds, and the real ones, renamed, among them."""
-    rng = random.Random(f"qexport training {settings.seed} {process}")
+def training_stories(real: Sequence[str], settings: Settings) -> Iterator[str]:
+    """Stories without end: new ones from the grammar, with some chance of a real one, renamed, before each."""
+    rng = random.Random(f"qexport training {settings.seed} 0")
     for index in itertools.count():
-        for seed in grammar.TRAINING_SEEDS[process :: settings.processes]:
-            if real and rng.random() < settings.real_share:
+        for seed in grammar.TRAINING_SEEDS:
+            if real and rng.random() < settings.real_chance:
                 yield rename(rng.choice(real), rng)
             yield grammar.story(seed, index)
 
@@ -183,21 +177,14 @@ def new_model(settings: Settings) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config)
 
 
-def average_gradients(model: GPT2LMHeadModel) -> None:
-    """Replace each gradient by its mean over the processes."""
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    together = torch.cat([gradient.flatten() for gradient in gradients])
-    distributed.all_reduce(together)
-    together /= distributed.get_world_size()
-    for gradient, mean in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
-
-
 def train(
-    model: GPT2LMHeadModel, data: Iterator[torch.Tensor], tokenizer: Tokenizer, held_out: Sequence[str], settings: Settings
+    model: GPT2LMHeadModel,
+    data: Iterator[torch.Tensor],
+    tokenizer: Tokenizer,
+    held_out: Sequence[str],
+    settings: Settings,
 ) -> list[dict[str, float]]:
-    """Train the model in place, the same in each process; return the log, which the first process fills and prints."""
-    first = distributed.get_rank() == 0
+    """Train the model in place, printing the log as it grows; return the log."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.peak_rate, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
     )
@@ -212,19 +199,18 @@ def train(
             logits = model(batch[:, :-1], use_cache=False).logits
         loss = cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
         loss.backward()
-        average_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.largest_gradient)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
 
         done = step + 1
-        if not first or (done % settings.log_every and done != settings.steps):
+        if done % settings.log_every and done != settings.steps:
             continue
         entry = {
             "step": done,
             "loss": round(sum(losses) / len(losses), 5),
-            "tokens": done * settings.rows * settings.context * settings.processes,
+            "tokens": done * settings.rows * settings.context,
             "seconds": round(time.monotonic() - begin, 1),
         }
         losses.clear()
@@ -237,10 +223,10 @@ def train(
 
 def plot_loss(log: Sequence[dict[str, float]], path: Path) -> None:
     """Draw the loss against the tokens seen, with the held-out loss beside it."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
 
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     held_out = [entry for entry in log if "held_out_perplexity" in entry]
     axes.plot([e["tokens"] / 1e6 for e in log], [e["loss"] for e in log], label="training batches", linewidth=1)
     axes.plot(
@@ -259,7 +245,7 @@ def plot_loss(log: Sequence[dict[str, float]], path: Path) -> None:
 def save(model: GPT2LMHeadModel, tokenizer: Tokenizer, out: Path) -> None:
     """Write the model and its tokenizer as transformers reads them."""
     model.config.activation_function = "gelu_new"  # the same function as in training, under GPT-2's name for it
-    model.generation_config.pad_token_id = model.config.eos_token_id
+    model.generation_config = GenerationConfig(bos_token_id=0, eos_token_id=0, pad_token_id=0)
     model.eval().save_pretrained(out)
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -271,14 +257,10 @@ def save(model: GPT2LMHeadModel, tokenizer: Tokenizer, out: Path) -> None:
     ).save_pretrained(out)
 
 
-def run(process: int, settings: Settings, stories_json: Path | None, out: Path, meeting_point: str) -> None:
-    """Train the tokenizer and the model as one of the processes; the first writes everything to the folder."""
-    torch.set_num_threads(1)
+def run(settings: Settings, stories_json: Path | None, out: Path) -> None:
+    """Train the tokenizer and the model and write everything to the folder."""
     torch.manual_seed(settings.seed)
-    torch.use_deterministic_algorithms(True)
-    distributed.init_process_group(
-        "gloo", init_method=meeting_point, rank=process, world_size=settings.processes, timeout=timedelta(hours=1)
-    )
+    torch.use_deterministic_algorithms(mode=True)
     real: list[str] = json.loads(stories_json.read_text(encoding="utf-8")) if stories_json else []
     real = [story.strip() for story in real]
     real, real_held_out = real[:REAL_TRAINING_STORIES], real[REAL_TRAINING_STORIES:]
@@ -287,11 +269,8 @@ def run(process: int, settings: Settings, stories_json: Path | None, out: Path, 
     tokenizer_texts = [*grammar.stories(grammar.TRAINING_SEEDS[0], settings.tokenizer_stories), *real]
     tokenizer = train_tokenizer(iter(tokenizer_texts), settings.vocabulary)
     model = new_model(settings)
-    data = batches(training_stories(real, process, settings), tokenizer, settings)
+    data = batches(training_stories(real, settings), tokenizer, settings)
     log = train(model, data, tokenizer, held_out, settings)
-    distributed.destroy_process_group()
-    if process != 0:
-        return
 
     perplexity = {"grammar": score(model, tokenizer, held_out).perplexity}
     if real_held_out:
@@ -300,6 +279,7 @@ def run(process: int, settings: Settings, stories_json: Path | None, out: Path, 
     save(model, tokenizer, out)
     record = {
         "settings": asdict(settings),
+        "threads": torch.get_num_threads(),
         "parameters": model.num_parameters(),
         "held_out_perplexity": perplexity,
         "log": log,
@@ -315,15 +295,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the reference model.")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     parser.add_argument("--stories-json", type=Path, help="a JSON list of real stories (TinyStories) to mix in")
+    parser.add_argument("--threads", type=int, default=1, help="more change the rounding, and so the run")
     for name, value in asdict(defaults).items():
         if isinstance(value, int | float):
             parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     arguments = vars(parser.parse_args())
+    torch.set_num_threads(arguments.pop("threads"))
     out, stories_json = arguments.pop("out"), arguments.pop("stories_json")
-    settings = Settings(**arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        meeting_point = (Path(folder) / "meeting-point").as_uri()
-        multiprocessing.spawn(run, (settings, stories_json, out, meeting_point), nprocs=settings.processes)
+    run(Settings(**arguments), stories_json, out)
 
 
 if __name__ == "__main__":

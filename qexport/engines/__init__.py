@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from qexport.errors import InputError, near_names
@@ -21,17 +20,6 @@ if TYPE_CHECKING:
     from qexport.calibration import Ranges
 
 
-class WeightGrid(StrEnum):
-    """The grid that weights are rounded to, always symmetric and per output channel."""
-
-    INT8 = "int8"
-    """-127 to 127."""
-    INT8_REDUCED = "int8-reduced"
-    """-64 to 64: CPUs without VNNI add pairs of products in 16 bits, which overflow on the full grid."""
-    UINT8 = "uint8"
-    """1 to 255 around a zero point of 128: exact on CPUs without VNNI at full precision."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class MatMulRequest:
     """What an engine is asked to do."""
@@ -40,7 +28,8 @@ class MatMulRequest:
     """Exact names of MatMul nodes whose second input is an initializer."""
     ranges: Ranges | None
     """Range of each node's first input for static activations; None for dynamic ones."""
-    grid: WeightGrid
+    reduce_range: bool
+    """Weights are rounded to -64..64 instead of -127..127."""
     symmetric: bool
     """Static activations get a symmetric range (TensorRT wants it); dynamic ones are always asymmetric."""
 

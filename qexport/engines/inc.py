@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qexport.engines import MatMulRequest, WeightGrid
-from qexport.errors import InputError, UnsupportedHere
+from qexport.engines import MatMulRequest
+from qexport.errors import UnsupportedHere
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,13 +37,10 @@ def quantize(source: Path, request: MatMulRequest) -> onnx.ModelProto:
     Dynamic: DynamicQuantizeLinear and MatMulInteger. Static: QuantizeLinear and DequantizeLinear around MatMul (QDQ).
 
     Raises:
-        InputError: a weight grid that neural-compressor does not have.
         UnsupportedHere: neural-compressor is not installed, or is a release without ONNX.
     """
     import onnx as onnx_module
 
-    if request.grid is WeightGrid.UINT8:
-        raise InputError("--weights uint8: neural-compressor has no symmetric uint8 weights; choose --engine ort")
     int8, uint8 = onnx_module.TensorProto.INT8, onnx_module.TensorProto.UINT8
     static = request.ranges is not None
     symmetric = static and request.symmetric
@@ -60,12 +57,12 @@ def quantize(source: Path, request: MatMulRequest) -> onnx.ModelProto:
     with _neural_compressor() as (quantizer_class, mode_class):
         quantizer = quantizer_class(
             onnx_module.load(source),
-            {name: settings for name in request.nodes},
+            dict.fromkeys(request.nodes, settings),
             "qdq" if static else mode_class.IntegerOps,
             static,
             {name: _parameters(span, symmetric=symmetric) for name, span in (request.ranges or {}).items()},
             ["MatMul"],
-            reduce_range=request.grid is WeightGrid.INT8_REDUCED,
+            reduce_range=request.reduce_range,
             optypes_to_exclude_output_quant=["MatMul"],
         )
         emitted: onnx.ModelProto = quantizer.quantize_model()
@@ -104,7 +101,9 @@ def _neural_compressor() -> Iterator[tuple[Any, Any]]:
             from neural_compressor.adaptor.ox_utils.quantizer import Quantizer
             from neural_compressor.adaptor.ox_utils.util import QuantizationMode
         except ImportError as error:
-            raise UnsupportedHere(f"--engine inc: neural-compressor 3.7 cannot be imported ({error}); {_HOW}") from error
+            raise UnsupportedHere(
+                f"--engine inc: neural-compressor 3.7 cannot be imported ({error}); {_HOW}"
+            ) from error
         yield Quantizer, QuantizationMode
 
 

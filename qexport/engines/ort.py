@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qexport.engines import MatMulRequest, WeightGrid
+from qexport.engines import MatMulRequest
 
 if TYPE_CHECKING:
     import onnx
@@ -28,8 +28,8 @@ def quantize(source: Path, request: MatMulRequest) -> onnx.ModelProto:
 
     common = {
         "per_channel": True,
-        "reduce_range": request.grid is WeightGrid.INT8_REDUCED,
-        "weight_type": QuantType.QUInt8 if request.grid is WeightGrid.UINT8 else QuantType.QInt8,
+        "reduce_range": request.reduce_range,
+        "weight_type": QuantType.QInt8,
         "op_types_to_quantize": ["MatMul"],
         "nodes_to_quantize": list(request.nodes),
     }

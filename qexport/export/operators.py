@@ -62,7 +62,9 @@ def _longrope(module: Any) -> Callable[..., Any]:
 
     def forward(hidden: torch.Tensor, position_ids: torch.Tensor) -> Any:
         inv_freq = torch.where(position_ids.max() + 1 > switch, long, short)
-        return plain(SimpleNamespace(inv_freq=inv_freq, attention_scaling=module.attention_scaling), hidden, position_ids)
+        return plain(
+            SimpleNamespace(inv_freq=inv_freq, attention_scaling=module.attention_scaling), hidden, position_ids
+        )
 
     return forward
 

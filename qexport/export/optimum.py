@@ -32,7 +32,9 @@ def export_optimum(model: PreTrainedModel) -> ir.Model:
 
         config = optimum_config(model)
         if config is None:
-            raise UnsupportedHere(f"Optimum cannot export the architecture {model.config.model_type}; use --exporter fused")
+            raise UnsupportedHere(
+                f"Optimum cannot export the architecture {model.config.model_type}; use --exporter fused"
+            )
         path = Path(folder) / "model.onnx"
         export(model, config, path, opset=OPSET, device="cpu")
         graph = ir.load(path)

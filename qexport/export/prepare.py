@@ -55,7 +55,7 @@ def prepare(model: ir.Model, torch_model: PreTrainedModel, signature: Signature)
     Raises:
         ContractError: a weight of the torch model is not in the graph, or is there in a form not known here.
     """
-    import onnx_ir.passes.common as common
+    from onnx_ir.passes import common
 
     common.InlinePass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -147,7 +147,9 @@ class _Weights:
     def check_complete(self, names: Iterable[str]) -> None:
         missing = sorted(self._matrices - set(names))
         if missing:
-            raise ContractError(f"the exported graph lacks {len(missing)} weights of the model, {missing[0]} among them")
+            raise ContractError(
+                f"the exported graph lacks {len(missing)} weights of the model, {missing[0]} among them"
+            )
 
     def _find(self, graph: ir.Graph) -> dict[ir.Value, list[_Match]]:
         shapes = {shape for array in self._arrays.values() for shape in (array.shape, array.shape[::-1])}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -16,7 +18,7 @@ _ROUNDS = 4
 
 def simplify(model: ir.Model, parameters: AbstractSet[str]) -> None:
     """Simplify in place. Initializers named in ``parameters`` stay as they are: nothing is computed from them ahead."""
-    import onnx_ir.passes.common as common
+    from onnx_ir.passes import common
     from onnxscript.optimizer import fold_constants_ir
     from onnxscript.rewriter import RewritePass
     from onnxscript.rewriter.rules import common as rules
@@ -54,6 +56,7 @@ def simplify(model: ir.Model, parameters: AbstractSet[str]) -> None:
         if not (folded.modified or rewritten.modified or reshapes):
             break
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    _replace_reciprocals(model.graph)
     _merge_constants(model.graph, parameters)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
@@ -80,9 +83,25 @@ def same_shape(first: ir.Value, second: ir.Value) -> bool:
     if first.shape is None or second.shape is None or len(first.shape) != len(second.shape):
         return False
     return all(
-        a == b and (isinstance(a, int) or a.value is not None)
-        for a, b in zip(first.shape, second.shape, strict=True)
+        a == b and (isinstance(a, int) or a.value is not None) for a, b in zip(first.shape, second.shape, strict=True)
     )
+
+
+def _replace_reciprocals(graph: ir.Graph) -> None:
+    """Write 1/x as a division: onnxruntime knows an RMS norm, which it runs as one operator, only in that form."""
+    import onnx_ir as ir
+
+    nodes = [node for node in graph if node.op_type == "Reciprocal"]
+    for number, node in enumerate(nodes):
+        one = ir.tensor(np.ones((), dtype=np.float32), name=f"one_{number}")
+        value = ir.Value(name=one.name, shape=one.shape, type=ir.TensorType(one.dtype), const_value=one)
+        graph.register_initializer(value)
+        division = ir.node("Div", [value, node.inputs[0]])
+        division.meta.update(node.meta)
+        division.outputs[0].shape, division.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
+        graph.insert_before(node, division)
+        node.outputs[0].replace_all_uses_with(division.outputs[0])
+        graph.remove(node, safe=True)
 
 
 def _merge_constants(graph: ir.Graph, parameters: AbstractSet[str]) -> None:

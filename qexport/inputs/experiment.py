@@ -62,7 +62,7 @@ class Experiment(_Value):
     rows: tuple[Row, ...] = Field(min_length=1)
     published: PublishedSource | None = None
     text: TextPaths = TextPaths()
-    window: Annotated[int, Field(ge=3)] = 256
+    window: Annotated[int, Field(ge=3)] = 512
     """Most tokens of a window, BOS included; cut to the model's context."""
     windows: Positive | None = None
     """Most windows of the evaluation text; None takes all of it."""
@@ -78,6 +78,11 @@ class Experiment(_Value):
         if self.published is None and any(row.published.model_fields_set for row in self.rows):
             raise ValueError("rows have published figures, but [published] names no source")
         return self
+
+    @property
+    def name(self) -> str:
+        """A short name for the report's folder."""
+        return Path(self.model).name
 
     @property
     def evaluation_path(self) -> Path:

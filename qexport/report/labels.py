@@ -55,9 +55,7 @@ def place_labels(
         font_size: in pixels.
         obstacle_y: a horizontal line that labels had better not stand on.
     """
-    taken = [
-        _Box(x - POINT, y - POINT, x + POINT, y + POINT) for _, (x, y), _ in points
-    ]
+    taken = [_Box(x - POINT, y - POINT, x + POINT, y + POINT) for _, (x, y), _ in points]
     taken += [_Box(x - 2, top, x + 2, bottom) for _, (x, _), (top, bottom) in points]
     line = _Box(0, obstacle_y - 1, canvas[0], obstacle_y + 1)
     frame = _Box(0, 0, *canvas)
@@ -67,15 +65,9 @@ def place_labels(
         text, (x, y), _ = points[index]
         width, height = len(text) * font_size * CHARACTER, font_size * 1.25
 
-        def cost(
-            box: _Box, x: float = x, y: float = y, area: float = width * height
-        ) -> float:
+        def cost(box: _Box, x: float = x, y: float = y, area: float = width * height) -> float:
             outside = area - box.overlap(frame)
-            crowd = (
-                20 * sum(map(box.overlap, labels))
-                + 6 * sum(map(box.overlap, taken))
-                + box.overlap(line)
-            )
+            crowd = 20 * sum(map(box.overlap, labels)) + 6 * sum(map(box.overlap, taken)) + box.overlap(line)
             return 50 * outside + crowd + 4 * math.dist((x, y), box.nearest(x, y))
 
         best = min(_candidates(x, y, width, height), key=cost)

@@ -83,14 +83,10 @@ COLUMNS = (
     Column(metric="disk_bytes", title="On disk", unit="MB", per_unit=1e6),
     Column(metric="weight_bytes", title="Weights", unit="MB", per_unit=1e6),
     Column(metric="peak_rss_bytes", title="Peak memory", unit="MB", per_unit=1e6),
-    Column(
-        metric="peak_device_bytes", title="Peak device memory", unit="MB", per_unit=1e6
-    ),
+    Column(metric="peak_device_bytes", title="Peak device memory", unit="MB", per_unit=1e6),
     Column(metric="latency_s", title="Latency per sentence", unit="ms", per_unit=1e-3),
     Column(metric="perplexity", title="Perplexity", unit="", per_unit=1.0),
-    Column(
-        metric="sentence_perplexity", title="Sentence perplexity", unit="", per_unit=1.0
-    ),
+    Column(metric="sentence_perplexity", title="Sentence perplexity", unit="", per_unit=1.0),
 )
 COLUMN = {column.metric: column for column in COLUMNS}
 
@@ -108,12 +104,14 @@ class Row:
         return self.cells[metric].figure
 
     @property
+    def whole(self) -> bool:
+        """Whether the recipe was asked to change the whole model, and not a part of it."""
+        return self.selector in {"", "all", "--nodes all"}
+
+    @property
     def measured(self) -> bool:
         """Whether any metric of the row has a figure."""
-        return any(
-            not isinstance(cell.figure, Skipped | NotMeasured)
-            for cell in self.cells.values()
-        )
+        return any(not isinstance(cell.figure, Skipped | NotMeasured) for cell in self.cells.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +130,7 @@ class Table:
     @property
     def sources(self) -> tuple[str, ...]:
         """Where published figures come from."""
-        return tuple(
-            dict.fromkeys(
-                record.published.source for record in self.records if record.published
-            )
-        )
+        return tuple(dict.fromkeys(record.published.source for record in self.records if record.published))
 
 
 def build_table(records: Sequence[Measurement]) -> Table:
@@ -151,21 +145,15 @@ def build_table(records: Sequence[Measurement]) -> Table:
     by_row: dict[str, dict[str, Measurement]] = defaultdict(dict)
     for record in records:
         if record.metric not in COLUMN:
-            raise InputError(
-                f"report: unknown metric {record.metric!r}; {near_names(record.metric, COLUMN)}"
-            )
+            raise InputError(f"report: unknown metric {record.metric!r}; {near_names(record.metric, COLUMN)}")
         if record.model != records[0].model:
             raise NotComparable(
                 f"report: records of {records[0].model} and of {record.model}; report one model at a time"
             )
         if record.metric in by_row[record.row]:
-            raise NotComparable(
-                f"report: two records of {record.metric} for {record.row}; report one run at a time"
-            )
+            raise NotComparable(f"report: two records of {record.metric} for {record.row}; report one run at a time")
         by_row[record.row][record.metric] = record
-    references = {
-        column.metric: _reference(column.metric, by_row) for column in COLUMNS
-    }
+    references = {column.metric: _reference(column.metric, by_row) for column in COLUMNS}
     rows = tuple(_row(label, metrics, references) for label, metrics in by_row.items())
     shown = {record.metric for record in records if record.skipped is None}
     return Table(
@@ -176,18 +164,12 @@ def build_table(records: Sequence[Measurement]) -> Table:
     )
 
 
-def _reference(
-    metric: str, by_row: Mapping[str, Mapping[str, Measurement]]
-) -> Measurement | None:
+def _reference(metric: str, by_row: Mapping[str, Mapping[str, Measurement]]) -> Measurement | None:
     """The measured fp32 record of a metric, after checking that every other row was measured under its conditions."""
-    measured = [
-        m[metric] for m in by_row.values() if metric in m and m[metric].skipped is None
-    ]
+    measured = [m[metric] for m in by_row.values() if metric in m and m[metric].skipped is None]
     if not measured:
         return None
-    baseline = next(
-        (record for record in measured if record.recipe == BASELINE_RECIPE), None
-    )
+    baseline = next((record for record in measured if record.recipe == BASELINE_RECIPE), None)
     reference = baseline or measured[0]
     for record in measured:
         _check_conditions(metric, record, reference)
@@ -219,10 +201,7 @@ def _row(
     references: Mapping[str, Measurement | None],
 ) -> Row:
     first = next(iter(metrics.values()))
-    cells = {
-        column.metric: _cell(metrics.get(column.metric), references[column.metric])
-        for column in COLUMNS
-    }
+    cells = {column.metric: _cell(metrics.get(column.metric), references[column.metric]) for column in COLUMNS}
     return Row(
         label=label,
         recipe=first.recipe,
@@ -248,32 +227,22 @@ def _size(record: Measurement, reference: Measurement | None) -> Size:
     (value,) = _column(record, record.metric)[:1]
     return Size(
         value=value,
-        ratio=None
-        if reference is None
-        else value / _column(reference, record.metric)[0],
+        ratio=None if reference is None else value / _column(reference, record.metric)[0],
     )
 
 
 def _latency(record: Measurement, reference: Measurement | None) -> Latency:
-    times, tokens, rounds = (
-        _column(record, name) for name in ("latency_s", "tokens", "round")
-    )
+    times, tokens, rounds = (_column(record, name) for name in ("latency_s", "tokens", "round"))
     ratio = None
     if reference is not None:
         ours, theirs = _by_sentence(record), _by_sentence(reference)
-        if {key: n for key, (_, n) in ours.items()} != {
-            key: n for key, (_, n) in theirs.items()
-        }:
+        if {key: n for key, (_, n) in ours.items()} != {key: n for key, (_, n) in theirs.items()}:
             raise _unlike_sequences(record, reference)
-        ratio = stats.median_ratio(
-            [ours[key][0] for key in theirs], [time for time, _ in theirs.values()]
-        )
+        ratio = stats.median_ratio([ours[key][0] for key in theirs], [time for time, _ in theirs.values()])
     return Latency(
         p50=stats.percentile(times, 50),
         p95=stats.percentile(times, 95),
-        samples=tuple(
-            (t, int(n), int(r)) for t, n, r in zip(times, tokens, rounds, strict=True)
-        ),
+        samples=tuple((t, int(n), int(r)) for t, n, r in zip(times, tokens, rounds, strict=True)),
         ratio=ratio,
     )
 
@@ -305,18 +274,14 @@ def _sentences(record: Measurement, reference: Measurement | None) -> Estimate:
         interval=stats.sentence_perplexity(nll, tokens),
         sequences=len(nll),
         tokens=int(tokens.sum()),
-        ratio=None
-        if base is None
-        else stats.mean_ratio(np.exp(nll / tokens), np.exp(base / tokens)),
+        ratio=None if base is None else stats.mean_ratio(np.exp(nll / tokens), np.exp(base / tokens)),
     )
 
 
 _Samples = NDArray[np.float64]
 
 
-def _likelihoods(
-    record: Measurement, reference: Measurement | None
-) -> tuple[_Samples, _Samples, _Samples | None]:
+def _likelihoods(record: Measurement, reference: Measurement | None) -> tuple[_Samples, _Samples, _Samples | None]:
     """``nll_nats`` and ``tokens`` of each sequence, and the reference's ``nll_nats`` of the same sequences."""
     nll, tokens = _column(record, "nll_nats"), _column(record, "tokens")
     if reference is not None and tokens != _column(reference, "tokens"):
@@ -334,9 +299,7 @@ _FIGURE: dict[str, Callable[[Measurement, Measurement | None], Figure]] = {
 
 def _column(record: Measurement, name: str) -> tuple[float, ...]:
     if name not in record.columns:
-        raise InputError(
-            f"{record.metric} of {record.row}: no column {name!r} in its samples, only {record.columns}"
-        )
+        raise InputError(f"{record.metric} of {record.row}: no column {name!r} in its samples, only {record.columns}")
     index = record.columns.index(name)
     return tuple(sample[index] for sample in record.samples)
 
@@ -373,20 +336,13 @@ def gaps(table: Table) -> tuple[Gap, ...]:
     rows_of: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for (reason, label), metrics in metrics_of.items():
         rows_of[reason, tuple(metrics)].append(label)
-    found = [
-        Gap(rows=tuple(rows), metrics=metrics, reason=reason)
-        for (reason, metrics), rows in rows_of.items()
-    ]
+    found = [Gap(rows=tuple(rows), metrics=metrics, reason=reason) for (reason, metrics), rows in rows_of.items()]
     return tuple(sorted(found, key=lambda gap: gap.reason == "no record"))
 
 
 def measured_conditions(table: Table, metric: str) -> Conditions | None:
     """The conditions of a metric, which all its rows share in what matters; None where nothing was measured."""
     return next(
-        (
-            r.conditions
-            for r in table.records
-            if r.metric == metric and r.skipped is None
-        ),
+        (r.conditions for r in table.records if r.metric == metric and r.skipped is None),
         None,
     )

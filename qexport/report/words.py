@@ -55,10 +55,7 @@ def ratio_value(value: float, decimals: int) -> str:
 
 
 def ratio_with_interval(ratio: Interval, column: Column) -> str:
-    value, low, high = (
-        ratio_value(part, ratio_digits(column))
-        for part in (ratio.value, ratio.low, ratio.high)
-    )
+    value, low, high = (ratio_value(part, ratio_digits(column)) for part in (ratio.value, ratio.low, ratio.high))
     return f"{value}× ({low} to {high})"
 
 
@@ -103,21 +100,13 @@ def _against(table: Table) -> tuple[Row, ...]:
 
 
 def _smallest(table: Table) -> Highlight | None:
-    sizes = {
-        row.label: figure
-        for row in _against(table)
-        if isinstance(figure := row.figure("weight_bytes"), Size)
-    }
+    sizes = {row.label: figure for row in _against(table) if isinstance(figure := row.figure("weight_bytes"), Size)}
     if not sizes:
         return None
     least = min(figure.value for figure in sizes.values())
     rows = tuple(label for label, figure in sizes.items() if figure.value == least)
     ratio = sizes[rows[0]].ratio
-    detail = (
-        "no fp32 row to compare with"
-        if ratio is None
-        else f"{ratio_value(ratio, 3)} of fp32's weights"
-    )
+    detail = "no fp32 row to compare with" if ratio is None else f"{ratio_value(ratio, 3)} of fp32's weights"
     if ratio is not None and ratio >= 1:
         detail = f"{ratio_value(ratio, 3)} times fp32's weights, so no row is smaller"
     return Highlight(
@@ -129,29 +118,19 @@ def _smallest(table: Table) -> Highlight | None:
 
 
 def _fastest(table: Table) -> Highlight | None:
-    times = [
-        (row.label, figure)
-        for row in _against(table)
-        if isinstance(figure := row.figure("latency_s"), Latency)
-    ]
-    compared = [
-        (label, figure.ratio) for label, figure in times if figure.ratio is not None
-    ]
+    times = [(row.label, figure) for row in _against(table) if isinstance(figure := row.figure("latency_s"), Latency)]
+    compared = [(label, figure.ratio) for label, figure in times if figure.ratio is not None]
     if not compared:
         return None
     label, best = min(compared, key=lambda pair: pair[1].value)
     p50 = significant(dict(times)[label].p50 * 1e3)
     low, high = ratio_value(best.low, 3), ratio_value(best.high, 3)
-    detail = (
-        f"{ratio_value(best.value, 3)} of fp32's time (95 % interval {low} to {high})"
-    )
+    detail = f"{ratio_value(best.value, 3)} of fp32's time (95 % interval {low} to {high})"
     if no_difference(best):
         detail += ": no measurable difference"
     elif best.value > 1:
         detail += ": no row is faster than fp32"
-    level = [
-        other for other, ratio in compared if other != label and ratio.low <= best.high
-    ]
+    level = [other for other, ratio in compared if other != label and ratio.low <= best.high]
     if level:
         detail += f", not measurably apart from {listed(level)}"
     return Highlight(
@@ -166,22 +145,15 @@ def _least_lost(table: Table) -> Highlight | None:
     ratios = {
         row.label: figure.ratio
         for row in _against(table)
-        if isinstance(figure := row.figure("perplexity"), Estimate)
-        and figure.ratio is not None
+        if isinstance(figure := row.figure("perplexity"), Estimate) and figure.ratio is not None
     }
-    ratios = {
-        label: ratio for label, ratio in ratios.items() if math.isfinite(ratio.value)
-    }
+    ratios = {label: ratio for label, ratio in ratios.items() if math.isfinite(ratio.value)}
     if not ratios:
         return None
     level = tuple(label for label, ratio in ratios.items() if no_difference(ratio))
     label, best = min(ratios.items(), key=lambda pair: pair[1].value)
     worst_label, worst = max(ratios.items(), key=lambda pair: pair[1].value)
-    most = (
-        ""
-        if len(ratios) == 1
-        else f"; most lost by {worst_label}, {_interval_words(worst)}"
-    )
+    most = "" if len(ratios) == 1 else f"; most lost by {worst_label}, {_interval_words(worst)}"
     if level:
         return Highlight(
             question="Least perplexity lost",
@@ -198,9 +170,7 @@ def _least_lost(table: Table) -> Highlight | None:
 
 
 def _interval_words(ratio: Interval) -> str:
-    value, low, high = (
-        ratio_value(part, 4) for part in (ratio.value, ratio.low, ratio.high)
-    )
+    value, low, high = (ratio_value(part, 4) for part in (ratio.value, ratio.low, ratio.high))
     return f"{value} ({low} to {high})"
 
 
@@ -217,9 +187,7 @@ def coverage(table: Table) -> str:
 
 
 def paragraph(table: Table) -> str:
-    return " ".join(
-        [coverage(table), *(highlight.sentence for highlight in highlights(table))]
-    )
+    return " ".join([coverage(table), *(highlight.sentence for highlight in highlights(table))])
 
 
 def gap_sentence(gap: Gap, table: Table) -> str:
@@ -229,26 +197,23 @@ def gap_sentence(gap: Gap, table: Table) -> str:
     """
     whole = {row.label for row in table.rows if not row.measured}
     titles = [COLUMN[metric].title.lower() for metric in gap.metrics]
-    rows = "all rows" if len(gap.rows) == len(table.rows) > 1 else listed(gap.rows)
-    what = (
-        ""
-        if set(gap.rows) <= whole and gap.reason != "no record"
-        else f", {listed(titles)}"
-    )
+    rows = listed(gap.rows)
+    if len(gap.rows) > 1 and set(gap.rows) >= {row.label for row in table.rows} - whole:
+        rows = "all rows" if len(gap.rows) == len(table.rows) else "every other row"
+    what = "" if set(gap.rows) <= whole and gap.reason != "no record" else f", {listed(titles)}"
     return f"{rows}{what}: {gap.reason}"
 
 
 def machine(table: Table) -> str:
-    """Machine, threads, provider and batch, in one line; several values of one thing are all named."""
-    conditions = [
-        record.conditions for record in table.records if record.skipped is None
-    ]
+    """Machine, threads, provider, runtimes and batch, in one line; several values of one thing are all named."""
+    conditions = [record.conditions for record in table.records if record.skipped is None]
     parts = (
         _distinct(c.machine for c in conditions),
         _distinct(" ".join(c.isa) for c in conditions),
         _distinct(f"{c.cores} cores" for c in conditions if c.cores),
         _distinct(f"{c.threads} threads" for c in conditions if c.threads),
         _distinct(f"{c.provider} {c.device}".strip() for c in conditions),
+        _distinct(c.runtime for c in conditions),
         _distinct(f"batch {c.batch}" for c in conditions),
     )
     return " · ".join(part for part in parts if part)
@@ -266,9 +231,7 @@ def runtimes(table: Table) -> str:
             rows.setdefault(record.conditions.runtime, {})[record.row] = None
     if len(rows) == 1:
         return next(iter(rows))
-    return "; ".join(
-        f"{runtime} for {listed(names)}" for runtime, names in rows.items()
-    )
+    return "; ".join(f"{runtime} for {listed(names)}" for runtime, names in rows.items())
 
 
 def text_of(table: Table, metric: str) -> str:
@@ -286,24 +249,14 @@ def text_of(table: Table, metric: str) -> str:
             break
     if conditions is None:
         return ""
-    digest = (
-        f"token ids sha256 {conditions.text_sha256[:12]}"
-        if conditions.text_sha256
-        else ""
-    )
-    return ", ".join(
-        part for part in (conditions.text, conditions.sequence, amount, digest) if part
-    )
+    digest = f"token ids sha256 {conditions.text_sha256[:12]}" if conditions.text_sha256 else ""
+    return ", ".join(part for part in (conditions.text, conditions.sequence, amount, digest) if part)
 
 
 def conditions(table: Table) -> tuple[tuple[str, str], ...]:
     """The conditions of the run as (name, text) pairs, without empty ones."""
     measured = [record for record in table.records if record.skipped is None]
-    versions = dict(
-        sorted(
-            pair for record in measured for pair in record.conditions.versions.items()
-        )
-    )
+    versions = dict(sorted(pair for record in measured for pair in record.conditions.versions.items()))
     pairs = (
         ("Model", table.model),
         ("Machine", machine(table)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from qexport import calibration, cpu, quantized
 from qexport.artifact import ONNX_DATA_NAME, ONNX_NAME
-from qexport.engines import MatMulRequest, WeightGrid, engine
+from qexport.engines import MatMulRequest, engine
 from qexport.errors import InputError
 from qexport.schemes import SchemeResult
 from qexport.selection import Role
@@ -26,6 +27,18 @@ if TYPE_CHECKING:
     from qexport.inputs.text import TokenSet
     from qexport.selection import Selection, WeightNode
 
+
+class WeightGrid(StrEnum):
+    """The grid that weights are rounded to, symmetric and per output channel."""
+
+    INT8 = "int8"
+    """-127 to 127."""
+    INT8_REDUCED = "int8-reduced"
+    """-64 to 64, ``reduce_range``: CPUs without VNNI add pairs of u8 x s8 products in 16 bits, which overflow beyond."""
+    UINT8 = "uint8"
+    """1 to 255 around the zero point 128: the same weights as ``int8``, and exact on CPUs without VNNI too."""
+
+
 EXTERNAL_DATA_BYTES = 1_900_000_000
 """Weights above this go to a file of their own: a protobuf message ends at 2 GiB."""
 
@@ -34,7 +47,7 @@ EXTERNAL_DATA_BYTES = 1_900_000_000
 class Static:
     """Activation ranges are fixed beforehand, from calibration text."""
 
-    method: calibration.Method = calibration.Percentile()
+    method: calibration.Method = calibration.DEFAULT_METHOD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +63,11 @@ class Int8:
     symmetric: bool = False
     """Static activation ranges are made symmetric around zero."""
     grid: WeightGrid | None = None
-    """None: the full grid where this CPU has VNNI, else the reduced one."""
+    """None: ``int8`` where this CPU has VNNI, else ``uint8``."""
 
     @property
     def weight_grid(self) -> WeightGrid:
-        return self.grid or (WeightGrid.INT8 if cpu.has_vnni() else WeightGrid.INT8_REDUCED)
+        return self.grid or (WeightGrid.INT8 if cpu.has_vnni() else WeightGrid.UINT8)
 
     def _settings(self) -> dict[str, str | int | float | bool]:
         """The settings as the manifest keeps them, with what the machine decided."""
@@ -97,10 +110,12 @@ class Int8:
             request = MatMulRequest(
                 nodes=tuple(node.name for node in selection.matmuls),
                 ranges=ranges,
-                grid=self.weight_grid,
+                reduce_range=self.weight_grid is WeightGrid.INT8_REDUCED,
                 symmetric=self.symmetric,
             )
             model = _rewritten(model, request, engine_name)
+            if self.weight_grid is WeightGrid.UINT8:
+                _shift_to_unsigned(model)
         for node in selection.embeddings:
             _quantize_lookup(model, node, stored[node.name])
         path = folder / ONNX_NAME
@@ -192,6 +207,19 @@ def _rewritten(model: ir.Model, request: MatMulRequest, engine_name: str) -> ir.
     rewritten.metadata_props.update(metadata)
     rewritten.graph.sort()
     return rewritten
+
+
+def _shift_to_unsigned(model: ir.Model) -> None:
+    """Store every int8 weight as uint8 with the zero point 128: the same numbers, for kernels of two unsigned operands."""
+    import onnx_ir as ir
+
+    for node in quantized.integer_nodes(model):
+        for value in (node.integers, node.zero_point):
+            assert value is not None, f"{node.weight}: both engines store a zero point"
+            if value.dtype is ir.DataType.INT8:
+                shifted = (quantized.array(value).view(np.uint8) ^ np.uint8(128)).reshape(quantized.array(value).shape)
+                value.const_value = ir.tensor(shifted, name=value.name)
+                value.dtype = ir.DataType.UINT8
 
 
 def _quantize_lookup(model: ir.Model, node: WeightNode, stored: str) -> None:

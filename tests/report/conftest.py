@@ -55,7 +55,7 @@ def conditions(metric: str, recipe: str) -> Conditions:
 
 
 def samples(
-    metric: str, sizes: dict[str, int], latency_s: float, ratio: float, noise: float, seed: int
+    metric: str, *, sizes: dict[str, int], latency_s: float, ratio: float, noise: float, seed: int
 ) -> tuple[tuple[str, ...], list[tuple[float, ...]]]:
     text, own = np.random.default_rng(11), np.random.default_rng(seed)  # the text is the same for every row
     if metric in sizes:
@@ -73,11 +73,15 @@ def samples(
     return ("nll_nats", "tokens"), [(float(x * n), float(n)) for x, n in zip(nll, tokens, strict=True)]
 
 
-def make_records(*, published: bool = False, scale: float = 1.0, skip: dict[str, str] | None = None) -> list[Measurement]:
+def make_records(
+    *, published: bool = False, scale: float = 1.0, skip: dict[str, str] | None = None
+) -> list[Measurement]:
     """All rows and metrics. ``skip`` names rows without figures and why; ``scale`` multiplies sizes and times."""
     records = []
     for seed, (row, recipe, selector, weights, disk, rss, latency_s, ratio, noise) in enumerate(ROWS):
-        sizes = {k: int(v * scale) for k, v in {"disk_bytes": disk, "weight_bytes": weights, "peak_rss_bytes": rss}.items()}
+        sizes = {
+            k: int(v * scale) for k, v in {"disk_bytes": disk, "weight_bytes": weights, "peak_rss_bytes": rss}.items()
+        }
         figures = dict(zip(("weight_bytes", "latency_s", "sentence_perplexity"), PUBLISHED.get(row, ()), strict=False))
         figures = {m: v * 1e6 if m == "weight_bytes" else v for m, v in figures.items()} if published else {}
         common = {"row": row, "model": "reference", "recipe": recipe, "selector": selector, "engine": ""}
@@ -87,7 +91,9 @@ def make_records(*, published: bool = False, scale: float = 1.0, skip: dict[str,
             if reason is not None:
                 records.append(Measurement(**common, metric=metric, skipped=reason, published=beside))
                 continue
-            columns, values = samples(metric, sizes, latency_s * scale, ratio, noise, seed)
+            columns, values = samples(
+                metric, sizes=sizes, latency_s=latency_s * scale, ratio=ratio, noise=noise, seed=seed
+            )
             records.append(
                 Measurement(
                     **common,

@@ -1,0 +1,60 @@
+"""The report's folder, which appears whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from qexport.artifact import whole_folder
+from qexport.errors import InputError
+from qexport.record import Measurement, write_records
+from qexport.report import charts, html, markdown
+from qexport.report.table import build_table
+
+RECORDS_NAME = "records.jsonl"
+
+
+def check_report_folder(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that must not be replaced; called before long work starts.
+
+    Raises:
+        InputError: the folder exists and ``overwrite`` is not set, or it is something else than a report.
+    """
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        raise InputError(f"{folder}: exists and is not a folder; choose another output")
+    if not any(folder.iterdir()):
+        return
+    if not (folder / RECORDS_NAME).is_file():
+        raise InputError(f"{folder}: exists and is not a report, it has no {RECORDS_NAME}; choose another output")
+    if not overwrite:
+        raise InputError(f"{folder}: exists; pass --overwrite to replace it")
+
+
+def write_report(records: Sequence[Measurement], folder: Path, *, title: str, overwrite: bool = False) -> None:
+    """Write ``report.md``, ``report.html``, the charts as PNG and ``records.jsonl``.
+
+    Everything is written to a hidden folder beside ``folder``, which one rename puts in place at the end.
+
+    Args:
+        records: the measurements of one compare run.
+        folder: the report's folder.
+        title: of the report.
+        overwrite: replace the report that is there.
+
+    Raises:
+        InputError: see :func:`check_report_folder`, or there are no records.
+        NotComparable: records under unlike conditions, see :func:`qexport.report.table.build_table`.
+    """
+    table = build_table(records)
+    with whole_folder(folder, lambda path: check_report_folder(path, overwrite=overwrite)) as beside:
+        drawn = []
+        for chart in charts.CHARTS:
+            image = charts.png(chart, table)
+            if image is not None:
+                (beside / f"{chart.name}.png").write_bytes(image)
+                drawn.append(chart)
+        (beside / "report.md").write_text(markdown.markdown(table, title=title, charts=drawn), encoding="utf-8")
+        (beside / "report.html").write_text(html.page(table, title=title, charts=drawn), encoding="utf-8")
+        write_records(beside / RECORDS_NAME, records)

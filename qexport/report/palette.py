@@ -1,0 +1,137 @@
+"""What all charts share: neutral colours by theme, hues by recipe, axes, tooltips, type sizes.
+
+Neutral colours are written as placeholders (``@ink``) and filled in from a :class:`Theme`, in the browser for the page.
+Hues are those of Okabe and Ito (2008), told apart with any colour vision; selections of part of the model are hollow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from qexport.report.table import Row, Table
+
+Spec = dict[str, Any]
+"""A Vega-Lite specification, or a part of one."""
+
+NARROW = 500
+"""Charts up to this width, in pixels, are laid out for a telephone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Theme:
+    """The neutral colours of a chart, and its font."""
+
+    ink: str
+    muted: str
+    grid: str
+    surface: str
+    font: str = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+LIGHT = Theme(ink="#1d2126", muted="#646b75", grid="#e6e8eb", surface="#ffffff")
+DARK = Theme(ink="#e8eaed", muted="#9aa1ab", grid="#2c3138", surface="#15181c")
+PNG = Theme(
+    ink=LIGHT.ink, muted=LIGHT.muted, grid=LIGHT.grid, surface=LIGHT.surface, font="Helvetica, Arial, sans-serif"
+)
+
+BLUE, GREEN, VERMILLION, ORANGE, PURPLE, SKY = "#0072B2", "#009E73", "#D55E00", "#E69F00", "#CC79A7", "#56B4E9"
+HUES: Mapping[str, str] = {
+    "fp32": "@muted",
+    "int8-static": BLUE,
+    "int8-dynamic": GREEN,
+    "bnb-int8": VERMILLION,
+    "bnb-fp4": VERMILLION,
+    "bnb-nf4": VERMILLION,
+}
+FURTHER_HUES = (ORANGE, PURPLE, SKY)
+
+
+def hues(rows: Sequence[Row]) -> dict[str, str]:
+    """The colour of each row, by its recipe."""
+    unknown = dict.fromkeys(row.recipe for row in rows if row.recipe not in HUES)
+    further = {recipe: FURTHER_HUES[index % len(FURTHER_HUES)] for index, recipe in enumerate(unknown)}
+    return {row.label: HUES.get(row.recipe) or further[row.recipe] for row in rows}
+
+
+def row_datum(row: Row) -> dict[str, Any]:
+    """A row's name, and whether its marks are filled, for use as data."""
+    return {"row": row.label, "whole": row.whole}
+
+
+def hue_scale(table: Table) -> Spec:
+    """The colour channel: rows to their hues."""
+    colours = hues(table.rows)
+    scale = {"domain": list(colours), "range": list(colours.values())}
+    return {"field": "row", "type": "nominal", "legend": None, "scale": scale}
+
+
+def row_axis(labels: Sequence[str]) -> Spec:
+    """The vertical channel of charts with one line a row, in the table's order."""
+    axis = {"title": None, "ticks": False, "domain": False, "labelLimit": 0, "labelPadding": 10, "labelColor": "@ink"}
+    return {"field": "row", "type": "nominal", "sort": list(labels), "axis": axis}
+
+
+def font_size(width: int) -> int:
+    return 12 if width > NARROW else 11
+
+
+def gutter_width(labels: Sequence[str], width: int) -> int:
+    """Pixels the row names take left of the plot."""
+    return round(max(map(len, labels)) * font_size(width) * 0.52) + 18
+
+
+_TOOLTIP_TITLES = {
+    "row": "Row",
+    "weights": "Weights",
+    "perplexity": "Perplexity",
+    "against": "Ratio to fp32",
+    "ms": "Milliseconds",
+    "tokens": "Tokens",
+    "round": "Round",
+    "median": "p50",
+    "tail": "p95",
+    "size": "Size",
+}
+
+
+def tooltip(*fields: str) -> list[Spec]:
+    return [{"field": field, "title": _TOOLTIP_TITLES[field], "type": "nominal"} for field in fields]
+
+
+def complete(spec: Spec, width: int) -> Spec:
+    """A spec with the configuration all charts share; neutral colours are still placeholders."""
+    size = font_size(width)
+    axis = {
+        "labelFontSize": size,
+        "titleFontSize": size,
+        "titleFontWeight": "normal",
+        "labelColor": "@muted",
+        "titleColor": "@muted",
+        "gridColor": "@grid",
+        "domainColor": "@grid",
+        "tickColor": "@grid",
+        "titlePadding": 12,
+        "labelPadding": 6,
+    }
+    config = {
+        "font": "@font",
+        "background": "@surface",
+        "padding": 4,
+        "view": {"stroke": None},
+        "axis": axis,
+        "text": {"fontSize": size},
+        "title": {"color": "@ink", "subtitleColor": "@muted", "fontWeight": 600, "anchor": "start", "fontSize": 15},
+    }
+    return {"$schema": "https://vega.github.io/schema/vega-lite/v6.json", **spec, "config": config}
+
+
+def themed(spec: Spec, theme: Theme) -> Spec:
+    """The spec with its placeholders filled in."""
+    text = json.dumps(spec)
+    for name, value in asdict(theme).items():
+        text = text.replace(f'"@{name}"', json.dumps(value))
+    filled: Spec = json.loads(text)
+    return filled
