@@ -246,7 +246,7 @@ def whole_folder(path: Path, check: Callable[[Path], None]) -> Iterator[Path]:
     old = path.parent / f".{path.name}.old-{os.getpid()}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+        sweep(path)
         beside.mkdir()
     except OSError as error:
         raise InputError(f"{path}: cannot be made there ({error.strerror}); choose another output") from error
@@ -295,8 +295,8 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise InputError(f"{path}: exists; pass --overwrite to replace it")
 
 
-def _sweep(path: Path) -> None:
-    """Clear what killed processes left beside ``path``; an old artifact on its way out goes back if none replaced it."""
+def sweep(path: Path) -> None:
+    """Clear what killed processes left beside ``path``, folders ``.NAME.new-PID`` and ``.NAME.old-PID``; an old artifact on its way out goes back if none replaced it."""
     for kind in ("old", "new"):
         for left in path.parent.glob(f".{glob.escape(path.name)}.{kind}-*"):
             pid = left.name.rsplit("-", 1)[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -126,9 +127,10 @@ def cache_folder() -> Path:
 def _read_ranges(path: Path, names: Sequence[str]) -> dict[str, histogram.Range] | None:
     try:
         stored = json.loads(path.read_text())
-        return {name: (float(stored[name][0]), float(stored[name][1])) for name in names}
+        ranges = {name: (float(stored[name][0]), float(stored[name][1])) for name in names}
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
+    return ranges if all(-math.inf < low <= 0.0 <= high < math.inf for low, high in ranges.values()) else None
 
 
 def _write_ranges(path: Path, ranges: Ranges) -> None:
@@ -136,8 +138,11 @@ def _write_ranges(path: Path, ranges: Ranges) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(ranges, indent=1))
-        beside.replace(path)
+        try:
+            beside.write_text(json.dumps(ranges, indent=1))
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
         logger.info("the calibration cache was not written: %s", error)
 

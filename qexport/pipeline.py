@@ -25,6 +25,7 @@ from qexport.artifact import (
     check_output,
     load_artifact,
     new_artifact,
+    sweep,
 )
 from qexport.calibration import Method, method_label
 from qexport.errors import InputError, UnsupportedHere
@@ -52,6 +53,8 @@ CALIBRATION_TEXT = "calibration/calibration.jsonl"
 CALIBRATION_WINDOW = 512
 """Most tokens of a calibration window, BOS included; cut to the model's context."""
 CALIBRATION_WINDOWS = 64
+EVERYTHING = Selector()
+"""All weight nodes."""
 LATENCY_ROUNDS = 3
 """Fresh processes per artifact whose sentences are timed, the artifacts in turn."""
 
@@ -194,7 +197,7 @@ def quantize(
     folder: Path,
     *,
     recipe_name: str = "int8-static",
-    selector: Selector = Selector(),
+    selector: Selector = EVERYTHING,
     int8: Int8Options = Int8Options(),
     text: Text | None = None,
     exporter: Exporter = "fused",
@@ -225,8 +228,13 @@ def quantize(
         case Fp32():
             raise InputError("fp32 is no quantization; use `qexport export`")
         case Bnb():
-            if selector != Selector():
+            if selector != EVERYTHING:
                 raise InputError(f"{recipe_name}: bitsandbytes quantizes all linear layers; leave --nodes out")
+            if int8 != Int8Options(engine=int8.engine):
+                raise InputError(
+                    f"{recipe_name}: --method, --symmetric and --weights are for INT8 recipes; leave them out"
+                )
+            _refuse_text(recipe_name, text)
             if _is_artifact(model):
                 raise InputError(
                     f"{model}: bitsandbytes recipes start from the model itself, not from an ONNX artifact"
@@ -237,9 +245,25 @@ def quantize(
         case Int8():
             engines.require(int8.engine)
             configured = replace(chosen, scheme=int8.applied(chosen.scheme))
+            static = isinstance(chosen.scheme.activations, Static)
+            if not static:
+                _refuse_text(recipe_name, text)
             with _fp32(model, exporter, revision, trust) as parent:
-                tokens = _calibration_tokens(parent, text) if isinstance(chosen.scheme.activations, Static) else None
-                return _apply_int8(parent, configured, selector, int8.engine, tokens, folder, overwrite=overwrite)
+                tokens = _calibration_tokens(parent, text) if static else None
+                return _apply_int8(
+                    parent,
+                    configured,
+                    folder,
+                    selector=selector,
+                    engine=int8.engine,
+                    tokens=tokens,
+                    overwrite=overwrite,
+                )
+
+
+def _refuse_text(recipe_name: str, text: Text | None) -> None:
+    if text is not None:
+        raise InputError(f"{recipe_name}: calibration text is for int8-static; leave it out")
 
 
 def _apply_bnb(
@@ -266,11 +290,11 @@ def _apply_bnb(
 def _apply_int8(
     parent: Artifact,
     chosen: Recipe,
+    folder: Path,
+    *,
     selector: Selector,
     engine: str,
     tokens: TokenSet | None,
-    folder: Path,
-    *,
     overwrite: bool = False,
 ) -> Artifact:
     import onnx_ir as ir
@@ -282,12 +306,18 @@ def _apply_int8(
         with progress.task(f"quantizing {chosen.name} ({selector.label})"):
             result = scheme.apply(parent, selection, draft.path, engine_name=engine, tokens=tokens)
         _copy_side_files(parent, draft.path)
-        draft.finish(_int8_manifest(parent, chosen, selection, engine, tokens, result))
+        draft.finish(_int8_manifest(parent, chosen, selection, result, engine=engine, tokens=tokens))
     return load_artifact(folder)
 
 
 def _int8_manifest(
-    parent: Artifact, chosen: Recipe, selection: Selection, engine: str, tokens: TokenSet | None, result: SchemeResult
+    parent: Artifact,
+    chosen: Recipe,
+    selection: Selection,
+    result: SchemeResult,
+    *,
+    engine: str,
+    tokens: TokenSet | None,
 ) -> Manifest:
     scheme = chosen.scheme
     assert isinstance(scheme, Int8)
@@ -370,17 +400,18 @@ def compare(
     """
     check_report_folder(folder, overwrite=overwrite)
     runtime.require_provider(options.provider)
-    if any(isinstance(recipe(row.recipe).scheme, Int8) for row in experiment.rows):
+    wanted = _wanted_rows(experiment)
+    if any(isinstance(row.recipe.scheme, Int8) for row in wanted):
         engines.require(options.int8.engine)
     evaluation = evaluation or load_text(experiment.evaluation_path)
     calibration = calibration or load_text(experiment.calibration_path)
     _keep_apart(evaluation, calibration)
     source = _locate(experiment.model, experiment.revision, options.trust)
     tokens = _evaluation_tokens(experiment, source, evaluation)
-    folder = Path(os.path.abspath(folder))
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100 (as artifact.whole_folder takes it: links stay links)
     with _work_folder(folder) as work:
         fp32 = _export(source, work / "fp32", options.exporter)
-        rows = [_build_row(row, source, fp32, calibration, work, options) for row in experiment.rows]
+        rows = [_build_row(row, source, fp32, calibration, work=work, options=options) for row in wanted]
         records = _measure_rows(experiment, rows, tokens, source.name, options)
         write_report(records, folder, title=experiment.title, overwrite=overwrite)
         if options.keep_artifacts:
@@ -389,37 +420,73 @@ def compare(
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """A row of the table with what its words stand for."""
+
+    row: Row
+    recipe: Recipe
+    selector: Selector
+
+    @property
+    def label(self) -> str:
+        if isinstance(self.recipe.scheme, Int8):
+            return f"{self.recipe.name} ({self.selector.label})"
+        return self.recipe.name
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Built:
     """A row of the table with its artifact, or the reason why there is none."""
 
-    row: Row
-    label: str
-    recipe: Recipe
+    wanted: _Wanted
     artifact: Artifact | None
     skipped: str = ""
 
+    @property
+    def label(self) -> str:
+        return self.wanted.label
+
+
+def _wanted_rows(experiment: Experiment) -> list[_Wanted]:
+    """The rows of an experiment, read before any work is done on them."""
+    rows: list[_Wanted] = []
+    for row in experiment.rows:
+        wanted = _Wanted(row=row, recipe=recipe(row.recipe), selector=parse_selector(row.nodes))
+        if wanted.selector != EVERYTHING:
+            _takes_nodes(wanted.recipe)
+        if wanted.label in (other.label for other in rows):
+            raise InputError(f"{experiment.title}: two rows would be called {wanted.label}; leave one out")
+        rows.append(wanted)
+    return rows
+
 
 def _build_row(
-    row: Row, source: ModelSource, fp32: Artifact, calibration: Text, work: Path, options: CompareOptions
+    wanted: _Wanted, source: ModelSource, fp32: Artifact, calibration: Text, *, work: Path, options: CompareOptions
 ) -> _Built:
-    chosen, selector = recipe(row.recipe), parse_selector(row.nodes)
-    label = f"{row.recipe} ({selector.label})" if isinstance(chosen.scheme, Int8) else row.recipe
-    folder = work / label.replace(" ", "-").replace("(", "").replace(")", "")
+    folder = work / wanted.label.replace(" ", "-").replace("(", "").replace(")", "")
     try:
-        match chosen.scheme:
-            case Fp32():
-                artifact = fp32
-            case Bnb():
-                on_provider = replace(chosen, scheme=replace(chosen.scheme, provider=options.provider))
-                artifact = _apply_bnb(source, fp32.manifest.model, on_provider, folder)
-            case Int8():
-                static = isinstance(chosen.scheme.activations, Static)
-                engine = options.int8.engine
-                tokens = _calibration_tokens(fp32, calibration) if static else None
-                artifact = _apply_int8(fp32, chosen, selector, engine, tokens, folder)
+        artifact = _row_artifact(wanted, source, fp32, calibration, folder=folder, options=options)
     except UnsupportedHere as error:
-        return _Built(row=row, label=label, recipe=chosen, artifact=None, skipped=str(error))
-    return _Built(row=row, label=label, recipe=chosen, artifact=artifact)
+        return _Built(wanted=wanted, artifact=None, skipped=str(error))
+    return _Built(wanted=wanted, artifact=artifact)
+
+
+def _row_artifact(
+    wanted: _Wanted, source: ModelSource, fp32: Artifact, calibration: Text, *, folder: Path, options: CompareOptions
+) -> Artifact:
+    chosen = wanted.recipe
+    match chosen.scheme:
+        case Fp32():
+            return fp32
+        case Bnb():
+            on_provider = replace(chosen, scheme=replace(chosen.scheme, provider=options.provider))
+            return _apply_bnb(source, fp32.manifest.model, on_provider, folder)
+        case Int8():
+            static = isinstance(chosen.scheme.activations, Static)
+            tokens = _calibration_tokens(fp32, calibration) if static else None
+            return _apply_int8(
+                fp32, chosen, folder, selector=wanted.selector, engine=options.int8.engine, tokens=tokens
+            )
 
 
 def _measure_rows(
@@ -437,7 +504,7 @@ def _measure_rows(
                 tokens=fed,
                 provider=options.provider,
                 threads=options.threads,
-                published=experiment.published_for(built.row, name),
+                published=experiment.published_for(built.wanted.row, name),
             )
             for built in rows
             if built.artifact is not None
@@ -449,7 +516,9 @@ def _measure_rows(
 
 
 def _skipped(built: _Built, metric: str, model: str) -> Measurement:
-    return Measurement(row=built.label, model=model, recipe=built.recipe.name, metric=metric, skipped=built.skipped)
+    return Measurement(
+        row=built.label, model=model, recipe=built.wanted.recipe.name, metric=metric, skipped=built.skipped
+    )
 
 
 def _locate(spec: str, revision: str | None, trust: Trust) -> ModelSource:
@@ -479,9 +548,12 @@ def _is_artifact(model: str) -> bool:
 
 @contextlib.contextmanager
 def _work_folder(folder: Path) -> Iterator[Path]:
-    """A folder for artifacts beside the report, on the same disk; removed at the end."""
+    """A folder for artifacts beside the report, on the same disk; removed at the end, or by the next run if killed."""
+    place = folder.with_name(f"{folder.name}.work")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.work-", dir=folder.parent))
+    sweep(place)
+    work = folder.parent / f".{place.name}.new-{os.getpid()}"
+    work.mkdir()
     try:
         yield work
     finally:

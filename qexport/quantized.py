@@ -9,6 +9,7 @@ import numpy as np
 
 from qexport.artifact import QuantizedNode
 from qexport.errors import ContractError
+from qexport.numerics.grid import channel_peaks, row_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,26 @@ if TYPE_CHECKING:
 
 SUFFIX = "_quantized"
 """What both engines append to the name of a weight whose integers they store."""
+LOOKUP_STEPS = 127
+"""Integer that the largest entry of a row of a lookup table becomes."""
+
+QUANTIZING_OPS = frozenset(
+    {
+        "ConvInteger",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "DynamicQuantizeMatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "MatMulNBits",
+        "QAttention",
+        "QGemm",
+        "QLinearConv",
+        "QLinearMatMul",
+        "QuantizeLinear",
+    }
+)
+"""Operators that make, read or multiply integers of few bits."""
 
 Key = tuple[str, bool]
 """Name of a stored weight, and whether the node looks up rows of it instead of multiplying by it."""
@@ -44,19 +65,23 @@ class IntegerNode:
     activation_zero_point: ir.Value | None = None
     activation_name: str = ""
     """The float tensor that is quantized before the node."""
+    operators: frozenset[ir.Node] = frozenset()
+    """The quantizing operators that it is made of."""
 
     @property
     def key(self) -> Key:
         return self.weight, self.lookup
 
-    def dequantized(self) -> NDArray[np.float32]:
-        """The weight that the integers stand for."""
-        integers, scale = array(self.integers), array(self.scale)
-        zero = array(self.zero_point) if self.zero_point is not None else np.zeros((), integers.dtype)
-        shape = [1] * integers.ndim
-        shape[self.axis] = -1
-        difference = integers.astype(np.float32) - zero.astype(np.float32).reshape(shape if zero.ndim else ())
-        return difference * scale.reshape(shape if scale.ndim else ())
+    def parts(self) -> tuple[NDArray[np.generic], NDArray[np.float32], np.float32]:
+        """Integers, scales ``[channels]`` and the one zero point; the weight is (integers - zero point) * scales.
+
+        Raises:
+            ContractError: the zero point differs between channels.
+        """
+        zeros = np.unique(array(self.zero_point)) if self.zero_point is not None else np.zeros(1)
+        if zeros.size != 1:
+            raise ContractError(f"{self.weight}: its zero points differ, a symmetric grid was asked")
+        return array(self.integers), array(self.scale).astype(np.float32).ravel(), np.float32(zeros[0])
 
     @property
     def per_channel(self) -> bool:
@@ -87,19 +112,21 @@ def _integer_node(node: ir.Node) -> IntegerNode | None:
 
 def _matmul_integer(node: ir.Node) -> IntegerNode:
     integers = node.inputs[1]
-    zero = node.inputs[3] if len(node.inputs) > 3 else None
-    source = node.inputs[0].producer() if node.inputs[0] is not None else None
-    dynamic = source is not None and source.op_type == "DynamicQuantizeLinear"
     assert integers is not None
+    source = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if source is not None and source.op_type != "DynamicQuantizeLinear":
+        source = None
+    dynamic = source is not None and len(node.inputs) > 2 and node.inputs[2] is source.outputs[2]
     return IntegerNode(
         weight=_name(integers).removesuffix(SUFFIX),
         integers=integers,
-        scale=_partner(node, integers),
-        zero_point=zero,
+        scale=_weight_scale(node, integers, source.outputs[1] if source is not None else None),
+        zero_point=node.inputs[3] if len(node.inputs) > 3 else None,
         lookup=False,
         axis=1,
         activation="dynamic" if dynamic else "none",
         activation_name=_name(source.inputs[0]) if source is not None else "",
+        operators=frozenset({node} if source is None else {node, source}),
     )
 
 
@@ -116,6 +143,7 @@ def _qdq_matmul(node: ir.Node) -> IntegerNode | None:
         dequantize is not None
         and quantize is not None
         and (dequantize.op_type, quantize.op_type) == ("DequantizeLinear", "QuantizeLinear")
+        and tuple(dequantize.inputs[1:]) == tuple(quantize.inputs[1:])
     )
     return IntegerNode(
         weight=_name(integers).removesuffix(SUFFIX),
@@ -128,6 +156,7 @@ def _qdq_matmul(node: ir.Node) -> IntegerNode | None:
         activation_scale=quantize.inputs[1] if static and quantize is not None else None,
         activation_zero_point=quantize.inputs[2] if static and quantize is not None else None,
         activation_name=_name(quantize.inputs[0]) if static and quantize is not None else "",
+        operators=frozenset({weight, *((dequantize, quantize) if static and dequantize and quantize else ())}),
     )
 
 
@@ -147,16 +176,22 @@ def _lookup(node: ir.Node) -> IntegerNode:
     )
 
 
-def _partner(node: ir.Node, integers: ir.Value) -> ir.Value:
+def _weight_scale(node: ir.Node, integers: ir.Value, activation_scale: ir.Value | None) -> ir.Value:
     """The scale that the product is multiplied with: found in the graph after the MatMulInteger, not by its name."""
-    wanted = array(integers).shape[1]
+    sizes = (1, array(integers).shape[1])
     for multiplied in _following(node, ("Cast", "Mul")):
+        factors = [*multiplied.inputs]
         for value in multiplied.inputs:
             producer = value.producer() if value is not None else None
-            for candidate in (value, *(producer.inputs if producer is not None and producer.op_type == "Mul" else ())):
-                if candidate is not None and _is_constant(candidate) and array(candidate).size in (1, wanted):
-                    return candidate
-    raise ContractError(f"{node.name}: the product of integers is never multiplied by the weight's scale")
+            factors += producer.inputs if producer is not None and producer.op_type == "Mul" else ()
+        scales = [
+            value for value in factors if value is not None and _is_constant(value) and array(value).size in sizes
+        ]
+        if scales and (activation_scale is None or activation_scale in factors):
+            return scales[0]
+    raise ContractError(
+        f"{node.name}: the product of integers is never multiplied by the weight's and the input's scale"
+    )
 
 
 def _following(node: ir.Node, ops: tuple[str, ...]) -> Iterator[ir.Node]:
@@ -182,6 +217,7 @@ def check(
     original: Callable[[str], NDArray[np.float32]],
     ranges: Ranges | None,
     symmetric: bool,
+    steps: int,
     by: str,
 ) -> tuple[QuantizedNode, ...]:
     """Hold an emitted graph against what was asked for.
@@ -192,14 +228,16 @@ def check(
         original: the float weight of a name, laid out as the integers are.
         ranges: asked range of each activation tensor; None if activations were to be quantized dynamically.
         symmetric: whether those ranges were to be made symmetric.
+        steps: integer that the largest weight of a MatMul's channel was to become.
         by: who emitted the graph, for the message.
 
     Returns:
         The nodes found quantized, in the order of ``asked``.
 
     Raises:
-        ContractError: a node is missing or one too many, is not per channel, its activation is quantized in another way
-            or over another range, or its integers do not stand for the float weight within half a step.
+        ContractError: a node is missing or one too many, is not per channel, is on another grid, its activation is
+            quantized in another way or over another range, its integers do not stand for the float weight within half a
+            step, or anything besides is quantized.
     """
     nodes = integer_nodes(model)
     found = {node.key: node for node in nodes}
@@ -209,8 +247,10 @@ def check(
             f"{by} did not quantize what was asked: left in float {_some(missing)}; "
             f"quantized unasked {_some(extra)}; twice {len(nodes) - len(found)}"
         )
+    _check_nothing_besides(model, nodes, by)
     for (weight, lookup), node in found.items():
-        _check_weight(node, original(weight), by)
+        # A table of its own is quantized here and not by an engine, which may have been asked for fewer steps.
+        _check_weight(node, original(weight), LOOKUP_STEPS if lookup and (weight, False) not in found else steps, by)
         if not lookup:
             _check_activation(node, ranges, symmetric=symmetric, by=by)
     return tuple(
@@ -230,16 +270,31 @@ def _some(keys: Sequence[Key]) -> str:
     return (", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")) or "none"
 
 
-def _check_weight(node: IntegerNode, original: NDArray[np.float32], by: str) -> None:
-    if not node.per_channel:
-        raise ContractError(f"{by}: {node.weight} has one scale for all channels, one for each was asked")
-    shape = [1, 1]
-    shape[node.axis] = -1
-    # Rounding in float32 may tip a value that lies on the middle of a step to either side.
-    half_step = array(node.scale).astype(np.float32).reshape(shape) * np.float32(0.5 * (1 + 1e-3))
-    dequantized = node.dequantized()
-    if dequantized.shape != original.shape or bool(np.any(np.abs(dequantized - original) > half_step + 1e-12)):
-        raise ContractError(f"{by}: the integers of {node.weight} are further than half a step from its weights")
+def _check_nothing_besides(model: ir.Model, nodes: Sequence[IntegerNode], by: str) -> None:
+    """Integer arithmetic that belongs to no asked weight, such as quantized outputs, costs accuracy all the same."""
+    accounted = {operator for node in nodes for operator in node.operators}
+    stray = [node for node in model.graph if node.op_type in QUANTIZING_OPS and node not in accounted]
+    if stray:
+        raise ContractError(f"{by} quantized besides what was asked: {stray[0].op_type} {stray[0].name}")
+
+
+def _check_weight(node: IntegerNode, original: NDArray[np.float32], steps: int, by: str) -> None:
+    if not node.per_channel or (node.axis != 1 and not node.lookup):
+        raise ContractError(f"{by}: {node.weight} has not one scale for each output channel, as was asked")
+    if tuple(node.integers.shape or ()) != original.shape:
+        raise ContractError(f"{by}: {node.weight} is stored as {node.integers.shape}, not as {original.shape}")
+    integers, scale, zero = node.parts()
+    for block in row_blocks(original.shape):
+        step = scale[block][:, None] if node.axis == 0 else scale
+        off = np.abs((integers[block].astype(np.float32) - zero) * step - original[block])
+        # Rounding in float32 may tip a value that lies on the middle of a step to either side.
+        if bool(np.any(off > np.float32(0.5 * (1 + 1e-3)) * step)):
+            raise ContractError(f"{by}: the integers of {node.weight} are further than half a step from its weights")
+    peak = channel_peaks(original, axis=node.axis)
+    # Channels of zeros have no scale that follows from them.
+    used = peak > steps * np.finfo(np.float32).tiny
+    if bool(np.any(np.abs(peak[used] / scale[used] - steps) > 0.01 * steps)):
+        raise ContractError(f"{by}: the scales of {node.weight} do not spread its weights over {steps} steps")
 
 
 def _check_activation(node: IntegerNode, ranges: Ranges | None, *, symmetric: bool, by: str) -> None:
@@ -250,6 +305,8 @@ def _check_activation(node: IntegerNode, ranges: Ranges | None, *, symmetric: bo
         return
     if node.activation_scale is None or node.activation_zero_point is None:
         raise ContractError(f"{by}: the input of {node.weight} has no scale or no zero point")
+    if node.activation_name not in ranges:
+        raise ContractError(f"{by}: the input of {node.weight} is {node.activation_name}, which was not calibrated")
     low, high = ranges[node.activation_name]
     scale, zero = float(array(node.activation_scale)), int(array(node.activation_zero_point))
     peak = max(-low, high)

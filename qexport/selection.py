@@ -89,7 +89,7 @@ def weight_nodes(model: ir.Model) -> tuple[WeightNode, ...]:
     found = []
     for node, (weight, tied) in weights.items():
         role = roles[node] or (Role.MLP if _layer(node) in layers else Role.OTHER)
-        shape = tuple(int(size) for size in weight.shape or ())
+        shape = weight.shape.numpy() if weight.shape is not None else ()
         found.append(WeightNode(name=node.name or "", role=role, weight=weight.name or "", shape=shape, tied=tied))
     if not found:
         raise ContractError("the graph has no node that multiplies by a parameter")
@@ -216,9 +216,9 @@ class Selector:
         """
         chosen: set[str] = set()
         for role in self.nodes:
-            chosen |= _matching(nodes, lambda node, role=role: role in (ALL, node.role.value), f"--nodes {role}")
+            chosen |= _matching(nodes, _in_role(role), f"--nodes {role}")
         for name in self.exact:
-            chosen |= _matching(nodes, lambda node, name=name: name in (node.name, node.module), name, near=name)
+            chosen |= _matching(nodes, _called(name), name, near=name)
         for pattern in self.include:
             chosen |= _matching(nodes, _pattern(pattern), f"--include {pattern}", near=pattern)
         for pattern in self.exclude:
@@ -258,13 +258,13 @@ def parse_selector(nodes: str | None, include: Sequence[str] = (), exclude: Sequ
     """
     roles: list[str] = []
     exact: list[str] = []
-    words = (word.strip() for word in (nodes or ("" if include else ALL)).split(","))
-    for word in words:
+    words = [] if nodes is None and include else (ALL if nodes is None else nodes).split(",")
+    for word in map(str.strip, words):
         if word.startswith("@"):
             exact += _read_names(Path(word[1:]))
         elif word in ROLE_NAMES:
             roles.append(word)
-        elif word or nodes is not None:
+        else:
             raise SelectionError(f"--nodes {word}: unknown role; {near_names(word, ROLE_NAMES)}")
     for pattern in (*include, *exclude):
         try:
@@ -283,6 +283,14 @@ def _read_names(path: Path) -> list[str]:
     if not names:
         raise InputError(f"{path}: holds no node names")
     return names
+
+
+def _in_role(role: str) -> Callable[[WeightNode], bool]:
+    return lambda node: role in (ALL, node.role.value)
+
+
+def _called(name: str) -> Callable[[WeightNode], bool]:
+    return lambda node: name in (node.name, node.module)
 
 
 def _pattern(pattern: str) -> Callable[[WeightNode], bool]:

@@ -116,7 +116,7 @@ def tiny_model(name: str, *, fresh: bool = False):
             with torch.no_grad():
                 for parameter in model.parameters():
                     if parameter.ndim == 1:
-                        parameter += 0.2 * torch.randn_like(parameter)
+                        parameter.add_(torch.randn_like(parameter), alpha=0.2)
     return model
 
 

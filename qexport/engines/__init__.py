@@ -1,7 +1,8 @@
 """Engines rewrite the selected MatMuls of a graph to INT8: neural-compressor or onnxruntime.quantization.
 
-Both get the same prepared graph, the same exact node names and the same activation ranges, and what they emit is
-checked afterwards (``qexport.quantized``): they are tools, not authorities.
+Both get the same prepared graph, the same exact node names and the same activation ranges. They decide how a quantized
+MatMul is written; the weights are rounded by ``qexport.numerics``. What they emit is checked afterwards
+(``qexport.quantized``): they are tools, not authorities.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ class MatMulRequest:
     """Exact names of MatMul nodes whose second input is an initializer."""
     ranges: Ranges | None
     """Range of each node's first input for static activations; None for dynamic ones."""
-    reduce_range: bool
-    """Weights are rounded to -64..64 instead of -127..127."""
     symmetric: bool
     """Static activations get a symmetric range (TensorRT wants it); dynamic ones are always asymmetric."""
 
 
 Engine = Callable[["Path", MatMulRequest], "onnx.ModelProto"]
-"""Takes the file of a prepared graph, so that the weights need not be in memory twice; returns the rewritten graph."""
+"""Takes the file of a prepared graph, weights replaced by placeholders; returns the rewritten graph.
+
+Per-channel int8 weights are asked of it: ``X_quantized``, ``X_scale`` and ``X_zero_point`` for the weight ``X``."""
 
 
 def _inc(source: Path, request: MatMulRequest) -> onnx.ModelProto:

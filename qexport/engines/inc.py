@@ -1,4 +1,4 @@
-"""The engine ``inc``: neural-compressor 3.7, the last releases with an ONNX Runtime adaptor.
+"""The engine ``inc``: neural-compressor 3.7, the last release with an ONNX Runtime adaptor.
 
 Its quantizer rewrites the graph and rounds the weights; the activation ranges are ours. Its own calibration is not
 used: on the same text it lost three times more perplexity, and it ignored the algorithm asked for (docs/decisions).
@@ -62,7 +62,6 @@ def quantize(source: Path, request: MatMulRequest) -> onnx.ModelProto:
             static,
             {name: _parameters(span, symmetric=symmetric) for name, span in (request.ranges or {}).items()},
             ["MatMul"],
-            reduce_range=request.reduce_range,
             optypes_to_exclude_output_quant=["MatMul"],
         )
         emitted: onnx.ModelProto = quantizer.quantize_model()
@@ -119,9 +118,9 @@ def _onnx_mapping() -> Iterator[None]:
     to_numpy = {kind: onnx.helper.tensor_dtype_to_np_dtype(kind) for kind in kinds}
     mapping.TENSOR_TYPE_TO_NP_TYPE = to_numpy  # type: ignore[attr-defined]
     mapping.NP_TYPE_TO_TENSOR_TYPE = {dtype: kind for kind, dtype in reversed(to_numpy.items())}  # type: ignore[attr-defined]
-    onnx.mapping = mapping
+    onnx.mapping = mapping  # type: ignore[attr-defined]
     sys.modules["onnx.mapping"] = mapping
     try:
         yield
     finally:
-        del sys.modules["onnx.mapping"], onnx.mapping
+        del sys.modules["onnx.mapping"], onnx.mapping  # type: ignore[attr-defined]

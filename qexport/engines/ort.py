@@ -28,12 +28,16 @@ def quantize(source: Path, request: MatMulRequest) -> onnx.ModelProto:
 
     common = {
         "per_channel": True,
-        "reduce_range": request.reduce_range,
         "weight_type": QuantType.QInt8,
         "op_types_to_quantize": ["MatMul"],
         "nodes_to_quantize": list(request.nodes),
     }
-    options = {"MatMulConstBOnly": True, "WeightSymmetric": True}
+    options = {
+        "MatMulConstBOnly": True,
+        "WeightSymmetric": True,
+        # Where shape inference gives up, at contrib ops and placeholders, a tensor that meets a MatMul is float.
+        "DefaultTensorType": onnx.TensorProto.FLOAT,
+    }
     with tempfile.TemporaryDirectory(prefix="qexport-") as folder, _quiet():
         target = Path(folder) / "target.onnx"
         if request.ranges is None:

@@ -51,6 +51,9 @@ def export_model(
     :mod:`qexport.export.signature`. The same model gives the same bytes again.
 
     Args:
+        source: the model.
+        folder: where the files go, the path of an artifact's draft.
+        exporter: ``fused`` or ``optimum``; both give the same form.
         external_data_bytes: weights of more bytes than this go to ``model.onnx.data``.
 
     Raises:
@@ -89,7 +92,8 @@ def _save(graph: ir.Model, folder: Path, external_data_bytes: int) -> int:
     """Write the graph; returns the bytes of its initializers."""
     import onnx_ir as ir
 
-    weight_bytes = sum(value.const_value.nbytes for value in graph.graph.initializers.values())
+    tensors = [value.const_value for value in graph.graph.initializers.values()]
+    weight_bytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
     external = ONNX_DATA_NAME if weight_bytes > external_data_bytes else None
     ir.save(graph, folder / ONNX_NAME, external_data=external)
-    return int(weight_bytes)
+    return weight_bytes

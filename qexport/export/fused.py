@@ -11,8 +11,10 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from qexport.export.operators import substituted
+from qexport.errors import UnsupportedHere
+from qexport.export.operators import attention_set, substituted
 from qexport.export.quiet import quiet
+from qexport.export.scopes import WRAPPER
 from qexport.export.signature import BATCH, PAST, SEQUENCE, Signature
 
 if TYPE_CHECKING:
@@ -31,12 +33,22 @@ def export_fused(model: PreTrainedModel, signature: Signature) -> ir.Model:
         model: a decoder on the CPU in fp32 whose attention goes through ``ALL_ATTENTION_FUNCTIONS``. It is given back
             as it was.
         signature: of the model.
+
+    Raises:
+        UnsupportedHere: the architecture's code does not go through the attention interface, or cannot be traced.
     """
     import torch
 
     attention = _Attention()
     inputs = _sample_inputs(signature)
-    with quiet(), torch.no_grad(), substituted(model), _registered(attention), _attention_of(model, _ATTENTION):
+    with (
+        _explained(model, attention, signature),
+        quiet(),
+        torch.no_grad(),
+        substituted(model),
+        _registered(attention),
+        attention_set(model, _ATTENTION),
+    ):
         program = torch.onnx.export(
             _make_decoder(model, attention),
             kwargs=inputs,
@@ -52,6 +64,21 @@ def export_fused(model: PreTrainedModel, signature: Signature) -> ir.Model:
     return program.model
 
 
+@contextlib.contextmanager
+def _explained(model: PreTrainedModel, attention: _Attention, signature: Signature) -> Iterator[None]:
+    """Say in one line that an architecture cannot be traced; torch says it in hundreds."""
+    cause = None
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  # tracing runs the model's code, which may raise anything
+        cause = error
+    if cause is not None or len(attention.present) != signature.layers:
+        raise UnsupportedHere(
+            f"{model.config.model_type}: torch cannot trace this architecture through transformers' attention "
+            "interface; use --exporter optimum"
+        ) from cause
+
+
 class _Attention:
     """The attention function that transformers calls; the decoder puts each call's shared tensors here first."""
 
@@ -61,7 +88,10 @@ class _Attention:
     total_length: torch.Tensor
     bias: torch.Tensor
 
-    def __call__(
+    def __init__(self) -> None:
+        self.present = {}
+
+    def __call__(  # noqa: PLR0917  # the order is transformers'
         self,
         module: Any,
         query: torch.Tensor,
@@ -144,7 +174,7 @@ def _make_decoder(model: PreTrainedModel, attention: _Attention) -> torch.nn.Mod
     class Decoder(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = model
+            setattr(self, WRAPPER, model)
 
         def forward(
             self,
@@ -163,7 +193,7 @@ def _make_decoder(model: PreTrainedModel, attention: _Attention) -> torch.nn.Mod
             hidden = torch.where(attention_mask.to(torch.bool), 0.0, torch.finfo(torch.float32).min)
             attention.bias = hidden[:, None, None, :].expand(batch, 1, sequence, total)
             positions = {} if position_ids is None else {"position_ids": position_ids}
-            output = self.model(
+            output = getattr(self, WRAPPER)(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 past_key_values=_NewTokensOnly(attention.past),
@@ -217,13 +247,3 @@ def _registered(attention: _Attention) -> Iterator[None]:
         yield
     finally:
         del ALL_ATTENTION_FUNCTIONS[_ATTENTION]
-
-
-@contextlib.contextmanager
-def _attention_of(model: PreTrainedModel, name: str) -> Iterator[None]:
-    before = model.config._attn_implementation
-    model.config._attn_implementation = name
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = before

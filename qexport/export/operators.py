@@ -13,6 +13,20 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+_ROTARY = "apply_rotary_pos_emb"
+"""What transformers calls the function in every modeling file that has one."""
+
+
+@contextlib.contextmanager
+def attention_set(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Let the model use the attention function that transformers knows as ``name``."""
+    before = model.config._attn_implementation  # noqa: SLF001  # there is no public way to read it
+    model.config._attn_implementation = name  # noqa: SLF001
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before  # noqa: SLF001
+
 
 @contextlib.contextmanager
 def substituted(model: PreTrainedModel) -> Iterator[None]:
@@ -24,9 +38,9 @@ def substituted(model: PreTrainedModel) -> Iterator[None]:
                 module.forward = forward
                 stack.callback(delattr, module, "forward")
         for namespace in {sys.modules[type(module).__module__] for module in model.modules()}:
-            if hasattr(namespace, "apply_rotary_pos_emb"):
-                stack.callback(setattr, namespace, "apply_rotary_pos_emb", namespace.apply_rotary_pos_emb)
-                namespace.apply_rotary_pos_emb = _apply_rotary
+            if hasattr(namespace, _ROTARY):
+                stack.callback(setattr, namespace, _ROTARY, getattr(namespace, _ROTARY))
+                setattr(namespace, _ROTARY, _apply_rotary)
         yield
 
 

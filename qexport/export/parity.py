@@ -7,7 +7,6 @@ long rotary factors). Logits are compared where a real token stands.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from qexport.errors import ParityError
+from qexport.export.operators import attention_set
 from qexport.export.signature import Signature
 
 if TYPE_CHECKING:
@@ -39,19 +39,21 @@ class Case:
         lengths: real tokens of each row's prompt.
         steps: tokens of each further call, the same for every row.
         side: where the shorter prompts are padded.
+        first: position of the first real token; other than 0 only where positions are an input.
     """
 
     name: str
     lengths: tuple[int, ...]
     steps: tuple[int, ...] = ()
     side: Literal["left", "right"] = "left"
+    first: int = 0
 
     @property
     def longest(self) -> int:
         return max(self.lengths) + sum(self.steps)
 
 
-def cases_for(torch_model: PreTrainedModel) -> list[Case]:
+def cases_for(config: PretrainedConfig, signature: Signature) -> list[Case]:
     """The cases for an architecture, those left out that are longer than its context or than is quick to check."""
     cases = [
         Case(name="one prompt", lengths=(11,)),
@@ -60,25 +62,25 @@ def cases_for(torch_model: PreTrainedModel) -> list[Case]:
         Case(name="batch padded left, with past", lengths=(9, 4, 1), steps=(1, 1), side="left"),
         Case(name="batch padded right, with past", lengths=(9, 4, 1), steps=(1, 1), side="right"),
     ]
-    for name, length in _switches(torch_model):
+    window, switch = sliding_window(config), longrope_switch(config)
+    for name, length in (("sliding window", window), ("switch of the rotary factors", switch)):
+        if length is None:
+            continue
         cases += [
             Case(name=f"prompt beyond the {name}", lengths=(length + 5,), steps=(1,)),
             Case(name=f"past grows beyond the {name}", lengths=(max(1, length - 2),), steps=(1,) * 5),
-            Case(name=f"batch padded left beyond the {name}", lengths=(length + 4, 3), steps=(1, 1), side="left"),
+            Case(name=f"batch padded left beyond the {name}", lengths=(length + 4, 3), steps=(1, 1)),
         ]
-    context = torch_model.config.max_position_embeddings
-    return [case for case in cases if case.longest <= min(context, _LONGEST)]
+    if switch is not None and signature.position_ids:  # cheap at any length: what counts is the position
+        cases.append(Case(name="positions beyond the switch of the rotary factors", lengths=(5, 2), first=switch))
+    context = getattr(config, "max_position_embeddings", _LONGEST)
+    return [case for case in cases if case.longest + case.first <= context and case.longest <= _LONGEST]
 
 
-def _switches(torch_model: PreTrainedModel) -> Iterator[tuple[str, int]]:
-    """Lengths at which an architecture changes what it does."""
-    config = torch_model.config
+def sliding_window(config: PretrainedConfig) -> int | None:
+    """How many tokens back the layers with a sliding window look."""
     window = getattr(config, "sliding_window", None)
-    if window is not None and getattr(config, "use_sliding_window", True):
-        yield "sliding window", window
-    length = longrope_switch(config)
-    if length is not None:
-        yield "switch of the rotary factors", length
+    return int(window) if window is not None and getattr(config, "use_sliding_window", True) else None
 
 
 def longrope_switch(config: PretrainedConfig) -> int | None:
@@ -100,8 +102,8 @@ def check(onnx_path: Path, torch_model: PreTrainedModel, signature: Signature) -
     """
     session = _open(onnx_path)
     differences = {}
-    with _eager(torch_model):
-        for case in cases_for(torch_model):
+    with attention_set(torch_model, "eager"):  # torch's own fused attention leaves the soft cap out in silence
+        for case in cases_for(torch_model.config, signature):
             difference, scale = _compare(session, torch_model, signature, case)
             if not difference <= TOLERANCE * scale:  # written so that NaN is no parity either
                 raise ParityError(
@@ -122,7 +124,7 @@ def _compare(
     differences, scales = [], []
     for mask, new in _masks(case):
         ids = rng.integers(0, torch_model.config.vocab_size, (len(mask), new))
-        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -new:]
+        positions = case.first + np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -new:]
         real = mask[:, -new:] == 1
         expected = reference(ids, mask, positions)[real]
         differences.append(np.max(np.abs(graph(ids, mask, positions)[real] - expected)))
@@ -149,9 +151,9 @@ class _GraphRunner:
         self._session = session
         self._signature = signature
         self._past = {
-            name: np.zeros((rows, shape[1], 0, shape[3]), dtype=np.float32)
-            for name, shape in signature.inputs.items()
-            if name.startswith("past_key_values.")
+            f"past_key_values.{layer}.{part}": np.zeros((rows, heads, 0, signature.head_dim), dtype=np.float32)
+            for layer, heads in enumerate(signature.kv_heads)
+            for part in ("key", "value")
         }
 
     def __call__(
@@ -195,14 +197,3 @@ def _open(path: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     return ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-
-
-@contextlib.contextmanager
-def _eager(model: PreTrainedModel) -> Iterator[None]:
-    """The plain attention, which leaves nothing of the configuration out, as torch's fused one does with the soft cap."""
-    before = model.config._attn_implementation
-    model.config._attn_implementation = "eager"
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = before

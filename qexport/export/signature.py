@@ -6,6 +6,8 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qexport.errors import UnsupportedHere
+
 if TYPE_CHECKING:
     from optimum.exporters.onnx import OnnxConfig
     from transformers import PreTrainedModel
@@ -58,13 +60,20 @@ class Signature:
 
 
 def signature_of(model: PreTrainedModel) -> Signature:
-    """Read the signature off one forward pass of the model, and off Optimum's table of architectures."""
+    """Read the signature off one forward pass of the model, and off Optimum's table of architectures.
+
+    Raises:
+        UnsupportedHere: keys and values have heads of unlike sizes.
+    """
     import torch
 
     token = torch.zeros((1, 1), dtype=torch.int64)
     with torch.inference_mode():
         output = model(input_ids=token, attention_mask=torch.ones_like(token), use_cache=True)
     keys = [layer[0] for layer in output.past_key_values]
+    head_dims = {part.shape[3] for layer in output.past_key_values for part in layer[:2]}
+    if len(head_dims) > 1:
+        raise UnsupportedHere(f"{model.config.model_type}: heads of unlike sizes {sorted(head_dims)}; no exporter here can")
     return Signature(
         kv_heads=tuple(key.shape[1] for key in keys),
         head_dim=keys[0].shape[3],

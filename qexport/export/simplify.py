@@ -9,6 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
 # Larger constants than these are weights, or tables that are better computed from something small at load time.
 _FOLD_INPUT_ELEMENTS = 8192
@@ -93,15 +94,23 @@ def _replace_reciprocals(graph: ir.Graph) -> None:
 
     nodes = [node for node in graph if node.op_type == "Reciprocal"]
     for number, node in enumerate(nodes):
-        one = ir.tensor(np.ones((), dtype=np.float32), name=f"one_{number}")
-        value = ir.Value(name=one.name, shape=one.shape, type=ir.TensorType(one.dtype), const_value=one)
-        graph.register_initializer(value)
-        division = ir.node("Div", [value, node.inputs[0]])
+        one = add_initializer(graph, f"one_{number}", np.ones((), dtype=np.float32))
+        division = ir.node("Div", [one, node.inputs[0]])
         division.meta.update(node.meta)
         division.outputs[0].shape, division.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
         graph.insert_before(node, division)
         node.outputs[0].replace_all_uses_with(division.outputs[0])
         graph.remove(node, safe=True)
+
+
+def add_initializer(graph: ir.Graph, name: str, array: NDArray[np.float32]) -> ir.Value:
+    """A new initializer of ``graph``."""
+    import onnx_ir as ir
+
+    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
 
 
 def _merge_constants(graph: ir.Graph, parameters: AbstractSet[str]) -> None:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BINS = 8192
+SMALLEST_RADIUS = 2.0**-64
+"""Where every histogram begins: values this small are as good as zero."""
 LEVELS = 256
 """Quantized levels of an 8-bit activation."""
 
@@ -19,14 +21,14 @@ Range = tuple[float, float]
 
 
 class Histogram:
-    """Counts of values in ``BINS`` equal bins over ``[-radius, radius]``.
+    """Counts of values in ``BINS`` equal bins over ``[-radius, radius)``.
 
-    The radius is a power of two and doubles when a larger value comes: pairs of bins then merge exactly, so that the
-    result does not depend on the order of the batches, and memory stays at ``BINS`` counters.
+    The radius is a power of two and doubles when a value comes that is not below it: pairs of bins then merge exactly,
+    so that the result does not depend on the order of the batches, and memory stays at ``BINS`` counters.
     """
 
     def __init__(self) -> None:
-        self.radius = 0.0
+        self.radius = SMALLEST_RADIUS
         self.counts: NDArray[np.int64] = np.zeros(BINS, np.int64)
         self.low = math.inf
         self.high = -math.inf
@@ -43,13 +45,12 @@ class Histogram:
             raise ValueError("activations hold NaN or infinity")
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._cover(max(-low, high))
-        index = ((flat + np.float32(self.radius)) * np.float32(BINS / (2.0 * self.radius))).astype(np.int32)
-        self.counts += np.bincount(np.clip(index, 0, BINS - 1), minlength=BINS)
+        # A product with a power of two is exact, a sum would round: the same value must always fall into the same bin.
+        index = np.floor(flat * np.float32(BINS / (2.0 * self.radius))).astype(np.int32) + BINS // 2
+        self.counts += np.bincount(index, minlength=BINS)
 
     def _cover(self, peak: float) -> None:
-        if self.radius == 0.0:
-            self.radius = 2.0 ** math.ceil(math.log2(peak)) if peak > 0 else 1.0
-        while self.radius < peak:
+        while self.radius <= peak:
             merged = self.counts.reshape(-1, 2).sum(axis=1)
             self.counts = np.zeros(BINS, np.int64)
             self.counts[BINS // 4 : BINS // 4 * 3] = merged

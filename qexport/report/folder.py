@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from qexport import progress
 from qexport.artifact import whole_folder
 from qexport.errors import InputError
 from qexport.record import Measurement, write_records
@@ -48,13 +49,17 @@ def write_report(records: Sequence[Measurement], folder: Path, *, title: str, ov
         NotComparable: records under unlike conditions, see :func:`qexport.report.table.build_table`.
     """
     table = build_table(records)
-    with whole_folder(folder, lambda path: check_report_folder(path, overwrite=overwrite)) as beside:
+    with (
+        whole_folder(folder, lambda path: check_report_folder(path, overwrite=overwrite)) as beside,
+        progress.task("writing the report", total=len(charts.CHARTS)) as advance,
+    ):
         drawn = []
         for chart in charts.CHARTS:
             image = charts.png(chart, table)
             if image is not None:
                 (beside / f"{chart.name}.png").write_bytes(image)
                 drawn.append(chart)
+            advance()
         (beside / "report.md").write_text(markdown.markdown(table, title=title, charts=drawn), encoding="utf-8")
         (beside / "report.html").write_text(html.page(table, title=title, charts=drawn), encoding="utf-8")
         write_records(beside / RECORDS_NAME, records)

@@ -7,6 +7,7 @@ Vega's expressions are interpreted (``ast``), which needs no ``eval``.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from html import escape
@@ -29,7 +30,7 @@ from qexport.report.table import (
 )
 from qexport.stats import Interval
 
-LAYOUT_WIDTHS = (330, 660, 1020)
+LAYOUT_WIDTHS = (330, 660, 1100)
 """Widths, in pixels, that charts are laid out for; the page takes the widest that fits."""
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 
@@ -125,7 +126,7 @@ class _Extent:
     def __init__(self, table: Table, column: Column) -> None:
         figures = [row.figure(column.metric) for row in table.rows]
         self.most = max((value for figure in figures if (value := _plain(figure)) is not None), default=0.0)
-        ratios = [figure.ratio for figure in figures if isinstance(figure, Estimate) and figure.ratio is not None]
+        ratios = [f.ratio for f in figures if isinstance(f, Estimate) and f.ratio is not None and _finite(f.ratio)]
         low, high = min([1.0, *(r.low for r in ratios)]), max([1.0, *(r.high for r in ratios)])
         pad = max((high - low) * 0.06, 1e-6)
         self.low, self.high = low - pad, high + pad
@@ -135,20 +136,25 @@ class _Extent:
         return f"{(ratio - self.low) / (self.high - self.low) * 100:.2f}%"
 
 
+def _finite(ratio: Interval) -> bool:
+    return math.isfinite(ratio.high - ratio.low)
+
+
 def _plain(figure: object) -> float | None:
+    """The figure that bars show and columns are sorted by."""
     match figure:
         case Size(value=value):
             return value
         case Latency(p50=p50):
             return p50
-        case Estimate(interval=interval):
+        case Estimate(interval=interval) if math.isfinite(interval.value):
             return interval.value
         case _:
             return None
 
 
 def _row(row: Row, table: Table, extents: dict[str, _Extent], colour: str) -> str:
-    hue = "var(--muted)" if colour.startswith("@") else colour
+    hue = f"var(--{colour[1:]})" if colour.startswith("@") else colour
     kind = "whole" if row.whole else "part"
     cells = "".join(_cell(column, row.cells[column.metric], extents[column.metric]) for column in table.columns)
     return (
@@ -210,6 +216,8 @@ def _bar(value: float, extent: _Extent) -> str:
 
 
 def _whisker(ratio: Interval, extent: _Extent) -> str:
+    if not _finite(ratio):
+        return ""
     left, right, at = extent.part(ratio.low), extent.part(ratio.high), extent.part(ratio.value)
     return (
         f'<span class="whisker"><b style="left:{extent.part(1.0)}"></b>'
@@ -241,7 +249,9 @@ def _scripts(table: Table, charts: Sequence[Chart]) -> str:
     themes = {"light": asdict(LIGHT), "dark": asdict(DARK)}
     parts = {"layouts": layouts, "datasets": datasets, "themes": themes}
     data = json.dumps(parts, separators=(",", ":")).replace("<", r"\u003c")
-    vega = vl_convert.javascript_bundle(None, vl_version=VEGA_LITE).replace("</script", r"<\/script")
+    vega = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE).replace(
+        "</script", r"<\/script"
+    )
     return (
         f'<script type="application/json" id="charts">{data}</script>\n'
         f"<script>{vega}</script>\n"

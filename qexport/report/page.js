@@ -16,7 +16,7 @@
   const drawn = new Map();
   function draw() {
     for (const element of document.querySelectorAll("[data-chart]")) {
-      const wanted = spec(element.dataset.chart, element.clientWidth);
+      const wanted = spec(element.dataset.chart, element.parentNode.clientWidth);
       const key = JSON.stringify([wanted.width, wanted.hconcat, dark.matches]);
       if (drawn.get(element)?.key === key) continue;
       drawn.get(element)?.view.then((result) => result.finalize());

@@ -1,6 +1,7 @@
 """What all charts share: neutral colours by theme, hues by recipe, axes, tooltips, type sizes.
 
-Neutral colours are written as placeholders (``@ink``) and filled in from a :class:`Theme`, in the browser for the page.
+Colours that depend on the background are written as placeholders (``@ink``) and filled in from a
+:class:`Theme`, in the browser for the page.
 Hues are those of Okabe and Ito (2008), told apart with any colour vision; selections of part of the model are hollow.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from qexport.report.table import Row, Table
@@ -22,8 +23,9 @@ NARROW = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Theme:
-    """The neutral colours of a chart, and its font."""
+    """The colours that depend on the background, and the font."""
 
+    blue: str
     ink: str
     muted: str
     grid: str
@@ -31,22 +33,21 @@ class Theme:
     font: str = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
-LIGHT = Theme(ink="#1d2126", muted="#646b75", grid="#e6e8eb", surface="#ffffff")
-DARK = Theme(ink="#e8eaed", muted="#9aa1ab", grid="#2c3138", surface="#15181c")
-PNG = Theme(
-    ink=LIGHT.ink, muted=LIGHT.muted, grid=LIGHT.grid, surface=LIGHT.surface, font="Helvetica, Arial, sans-serif"
-)
+BLUE, SKY, GREEN, VERMILLION, ORANGE, PURPLE = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7"
 
-BLUE, GREEN, VERMILLION, ORANGE, PURPLE, SKY = "#0072B2", "#009E73", "#D55E00", "#E69F00", "#CC79A7", "#56B4E9"
+LIGHT = Theme(blue=BLUE, ink="#1d2126", muted="#646b75", grid="#e6e8eb", surface="#ffffff")
+DARK = Theme(blue=SKY, ink="#e8eaed", muted="#9aa1ab", grid="#2c3138", surface="#15181c")
+PNG = replace(LIGHT, font="Helvetica, Arial, sans-serif")
+
 HUES: Mapping[str, str] = {
     "fp32": "@muted",
-    "int8-static": BLUE,
+    "int8-static": "@blue",
     "int8-dynamic": GREEN,
     "bnb-int8": VERMILLION,
     "bnb-fp4": VERMILLION,
     "bnb-nf4": VERMILLION,
 }
-FURTHER_HUES = (ORANGE, PURPLE, SKY)
+FURTHER_HUES = (ORANGE, PURPLE)
 
 
 def hues(rows: Sequence[Row]) -> dict[str, str]:
@@ -102,7 +103,7 @@ def tooltip(*fields: str) -> list[Spec]:
 
 
 def complete(spec: Spec, width: int) -> Spec:
-    """A spec with the configuration all charts share; neutral colours are still placeholders."""
+    """A spec with the configuration all charts share; colours of the theme are still placeholders."""
     size = font_size(width)
     axis = {
         "labelFontSize": size,

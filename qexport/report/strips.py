@@ -30,7 +30,7 @@ def latency_per_sentence(table: Table, width: int) -> Spec | None:
         {
             "data": {"name": "strips"},
             "transform": [{"flatten": ["ms", "tokens", "round", "height"]}],
-            "mark": {"type": "circle", "size": 12, "opacity": 0.4},
+            "mark": {"type": "circle", "size": 12, "opacity": 0.5},
             "encoding": {
                 "x": x | {"field": "ms"},
                 "y": y,

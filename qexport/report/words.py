@@ -51,7 +51,7 @@ def ratio_digits(column: Column) -> int:
 
 def ratio_value(value: float, decimals: int) -> str:
     """A ratio with fixed decimals, so that a column of them lines up, or with four digits once it is large."""
-    return f"{value:.{decimals}f}" if abs(value) < 10 else significant(value)
+    return f"{value:.{decimals}f}" if abs(value) < 10 else significant(value)  # "not finite" is said there too
 
 
 def ratio_with_interval(ratio: Interval, column: Column) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +15,7 @@ from qexport import calibration, cpu, quantized
 from qexport.artifact import ONNX_DATA_NAME, ONNX_NAME
 from qexport.engines import MatMulRequest, engine
 from qexport.errors import InputError
+from qexport.numerics.grid import quantize_channels
 from qexport.schemes import SchemeResult
 from qexport.selection import Role
 
@@ -38,7 +40,14 @@ class WeightGrid(StrEnum):
     UINT8 = "uint8"
     """1 to 255 around the zero point 128: the same weights as ``int8``, and exact on CPUs without VNNI too."""
 
+    @property
+    def steps(self) -> int:
+        """Steps from zero to the largest weight of a channel."""
+        return 64 if self is WeightGrid.INT8_REDUCED else 127
 
+
+BULKY_ELEMENTS = 1024
+"""Float initializers of more elements than this are kept from the engines."""
 EXTERNAL_DATA_BYTES = 1_900_000_000
 """Weights above this go to a file of their own: a protobuf message ends at 2 GiB."""
 
@@ -77,8 +86,8 @@ class Int8:
         return settings
 
     def stored_bytes(self, node: WeightNode) -> int:
-        """Bytes that the node's weight takes once quantized: integers, fp32 scales and zero points."""
-        return node.parameters + node.channels * (4 + 1)
+        """Bytes that the node's weight takes once quantized: integers, fp32 scales, and zero points of MatMuls."""
+        return node.parameters + node.channels * (4 if node.role is Role.EMBEDDING else 4 + 1)
 
     def apply(
         self, parent: Artifact, selection: Selection, folder: Path, *, engine_name: str, tokens: TokenSet | None
@@ -104,28 +113,29 @@ class Int8:
 
         stored = _stored_names(selection)
         model = ir.load(parent.onnx_path)
+        originals = _originals(model, selection, stored)
         _untie_heads(model, selection, stored)
         ranges = self._ranges(parent, model, selection, tokens)
         if selection.matmuls:
             request = MatMulRequest(
                 nodes=tuple(node.name for node in selection.matmuls),
                 ranges=ranges,
-                reduce_range=self.weight_grid is WeightGrid.INT8_REDUCED,
                 symmetric=self.symmetric,
             )
             model = _rewritten(model, request, engine_name)
-            if self.weight_grid is WeightGrid.UINT8:
-                _shift_to_unsigned(model)
+            for node in selection.matmuls:
+                _store_integers(model, stored[node.name], originals(stored[node.name]), 1, self.weight_grid)
         for node in selection.embeddings:
-            _quantize_lookup(model, node, stored[node.name])
+            _quantize_lookup(model, node, stored[node.name], self.weight_grid)
         path = folder / ONNX_NAME
         weight_bytes = _save(model, path)
         found = quantized.check(
             ir.load(path),
             asked={(stored[node.name], node.role is Role.EMBEDDING): node for node in selection.nodes},
-            original=_originals(ir.load(parent.onnx_path), selection, stored),
+            original=originals,
             ranges=ranges,
             symmetric=self.symmetric,
+            steps=self.weight_grid.steps,
             by=f"engine {engine_name}",
         )
         return SchemeResult(quantized=found, weight_bytes=weight_bytes, settings=self._settings())
@@ -136,11 +146,11 @@ class Int8:
         if isinstance(self.activations, Dynamic):
             return None
         if tokens is None:
-            raise InputError("static INT8 needs calibration text; give --calibration-text FILE")
+            raise InputError("static INT8 needs windows of calibration text, and none were given")
         chosen = {node.name for node in selection.matmuls}
         inputs = [node.inputs[0] for node in model.graph if node.name in chosen]
         tensors = [value.name for value in inputs if value is not None and value.name is not None]
-        return calibration.calibrate(parent, tensors, tokens, self.activations.method)
+        return calibration.calibrate(parent, tensors, tokens, self.activations.method) if tensors else {}
 
 
 def _stored_names(selection: Selection) -> dict[str, str]:
@@ -157,10 +167,10 @@ def _originals(
 ) -> Callable[[str], NDArray[np.float32]]:
     """The float weights by stored name, a tied one as its head reads it: ``[in, out]``."""
     tied = {stored[node.name] for node in selection.matmuls if node.tied}
-    sources = {stored[node.name]: model.graph.initializers[node.weight] for node in selection.nodes}
+    sources = {stored[node.name]: quantized.array(model.graph.initializers[node.weight]) for node in selection.nodes}
 
     def original(name: str) -> NDArray[np.float32]:
-        weight = quantized.array(sources[name])
+        weight = sources[name]
         return np.asarray(weight.T if name in tied else weight, np.float32)
 
     return original
@@ -173,7 +183,7 @@ def _untie_heads(model: ir.Model, selection: Selection, stored: Mapping[str, str
         matmul = graph.node(head.name)
         transpose = matmul.inputs[1].producer() if matmul.inputs[1] is not None else None
         assert transpose is not None, f"{head.name} was found to read a transposed table"
-        table = np.ascontiguousarray(quantized.array(graph.initializers[head.weight]).T)
+        table = quantized.array(graph.initializers[head.weight]).T
         weight = _initializer(graph, stored[head.name], table)
         matmul.replace_input_with(1, weight)
         if not transpose.outputs[0].uses():
@@ -183,6 +193,11 @@ def _untie_heads(model: ir.Model, selection: Selection, stored: Mapping[str, str
 def _initializer(graph: ir.Graph, name: str, data: NDArray[np.generic]) -> ir.Value:
     import onnx_ir as ir
 
+    if name in graph.initializers:
+        value = graph.initializers[name]
+        value.const_value = ir.tensor(data, name=name)
+        value.shape, value.dtype = ir.Shape(data.shape), ir.DataType.from_numpy(data.dtype)
+        return value
     value = ir.Value(
         name=name,
         shape=ir.Shape(data.shape),
@@ -194,14 +209,31 @@ def _initializer(graph: ir.Graph, name: str, data: NDArray[np.generic]) -> ir.Va
 
 
 def _rewritten(model: ir.Model, request: MatMulRequest, engine_name: str) -> ir.Model:
-    """The graph as the engine rewrites it, in an order in which it can run."""
+    """The graph as the engine rewrites it, in an order in which it can run.
+
+    The engine gets the graph without the bulk of its weights, which are put back afterwards: rounding them is not its
+    business (:func:`_store_integers`), and its copies of them were most of its time and memory.
+    """
     import onnx_ir as ir
 
-    metadata = dict(model.metadata_props)
+    weights = {name: value.const_value for name, value in model.graph.initializers.items() if _is_bulky(value)}
+    for name, tensor in weights.items():
+        assert tensor is not None, f"{name} is an initializer"
+        placeholder = np.ones((int(tensor.shape[0]), *([1] * (len(tensor.shape) - 1))), np.float32)
+        _initializer(model.graph, name, placeholder)
+    metadata, outputs = dict(model.metadata_props), set(model.graph.outputs)
+    for value in itertools.chain.from_iterable(node.outputs for node in model.graph):
+        # Shapes that were inferred with the weights contradict the placeholders; only outputs of the graph keep theirs.
+        if value not in outputs:
+            value.shape = None
     with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
-        source = Path(folder) / "source.onnx"
-        _save(model, source)
+        source = Path(folder) / "skeleton.onnx"
+        ir.save(model, source)
         rewritten = ir.from_proto(engine(engine_name)(source, request))
+    for name, tensor in weights.items():
+        value = rewritten.graph.initializers.get(name)
+        if value is not None and tensor is not None:
+            value.const_value, value.shape = tensor, ir.Shape(tensor.shape)
     # Engines leave their own notes in the metadata, and neural-compressor appends its nodes at the end.
     rewritten.metadata_props.clear()
     rewritten.metadata_props.update(metadata)
@@ -209,20 +241,27 @@ def _rewritten(model: ir.Model, request: MatMulRequest, engine_name: str) -> ir.
     return rewritten
 
 
-def _shift_to_unsigned(model: ir.Model) -> None:
-    """Store every int8 weight as uint8 with the zero point 128: the same numbers, for kernels of two unsigned operands."""
+def _is_bulky(value: ir.Value) -> bool:
     import onnx_ir as ir
 
-    for node in quantized.integer_nodes(model):
-        for value in (node.integers, node.zero_point):
-            assert value is not None, f"{node.weight}: both engines store a zero point"
-            if value.dtype is ir.DataType.INT8:
-                shifted = (quantized.array(value).view(np.uint8) ^ np.uint8(128)).reshape(quantized.array(value).shape)
-                value.const_value = ir.tensor(shifted, name=value.name)
-                value.dtype = ir.DataType.UINT8
+    return (
+        value.dtype is ir.DataType.FLOAT and value.const_value is not None and value.const_value.size > BULKY_ELEMENTS
+    )
 
 
-def _quantize_lookup(model: ir.Model, node: WeightNode, stored: str) -> None:
+def _store_integers(model: ir.Model, name: str, weight: NDArray[np.float32], axis: int, grid: WeightGrid) -> None:
+    """Store the integers, scales and zero points of a weight, in place of an engine's where there are some."""
+    integers, scale = quantize_channels(weight, axis=axis, levels=grid.steps)
+    zero_point = np.zeros(scale.shape, np.int8)
+    if grid is WeightGrid.UINT8:
+        # Flipping the top bit adds 128: the same weights on a grid for kernels that take two unsigned operands.
+        integers, zero_point = (part.view(np.uint8) ^ np.uint8(128) for part in (integers, zero_point))
+    _initializer(model.graph, f"{name}{quantized.SUFFIX}", integers)
+    _initializer(model.graph, f"{name}_scale", scale)
+    _initializer(model.graph, f"{name}_zero_point", zero_point)
+
+
+def _quantize_lookup(model: ir.Model, node: WeightNode, stored: str, grid: WeightGrid) -> None:
     """Replace ``Gather(table, ids)`` by a lookup of integers and of their scales.
 
     A table of its own is stored as ``[rows, dim]`` with a scale per row. One that a quantized head reads too is stored
@@ -232,38 +271,30 @@ def _quantize_lookup(model: ir.Model, node: WeightNode, stored: str) -> None:
 
     graph = model.graph
     gather = graph.node(node.name)
-    ids = gather.inputs[1]
     shared = f"{stored}{quantized.SUFFIX}" in graph.initializers
     if not shared:
-        table = quantized.array(graph.initializers[node.weight]).astype(np.float32)
-        scale = np.maximum(np.abs(table).max(axis=1), np.finfo(np.float32).tiny) / np.float32(127.0)
-        _initializer(graph, f"{stored}{quantized.SUFFIX}", np.rint(table / scale[:, None]).astype(np.int8))
-        _initializer(graph, f"{stored}_scale", scale)
-    integers = graph.initializers[f"{stored}{quantized.SUFFIX}"]
+        # No kernel multiplies the integers of a table, so none can overflow: the full grid.
+        full = WeightGrid.INT8 if grid is WeightGrid.INT8_REDUCED else grid
+        _store_integers(model, stored, quantized.array(graph.initializers[node.weight]), 0, full)
+    integers, scale, ids = graph.initializers[f"{stored}{quantized.SUFFIX}"], f"{stored}_scale", gather.inputs[1]
     new: list[ir.Node] = []
 
-    def add(op: str, *inputs: ir.Value | None, **attributes: int | list[int]) -> ir.Value:
-        made = ir.node(op, list(inputs), attributes=attributes, name=f"{node.module}/{op}_{len(new)}")
-        made.outputs[0].name = f"{made.name}_output"
+    def add(op: str, name: str, *inputs: ir.Value | None, **attributes: int | list[int]) -> ir.Value:
+        made = ir.node(op, list(inputs), attributes=attributes, name=name)
+        made.outputs[0].name = f"{name}_output"
         new.append(made)
         return made.outputs[0]
 
+    place = f"{node.module}/dequantize"
+    rows = add("Gather", node.name, integers, ids, axis=1 if shared else 0)
     if shared:
-        columns = ir.node("Gather", [integers, ids], attributes={"axis": 1}, name=node.name)
-        columns.outputs[0].name = f"{node.name}_columns"
-        new.append(columns)
-        rows = add("Transpose", columns.outputs[0], perm=[1, 2, 0])
-    else:
-        looked_up = ir.node("Gather", [integers, ids], attributes={"axis": 0}, name=node.name)
-        looked_up.outputs[0].name = f"{node.name}_rows"
-        new.append(looked_up)
-        rows = looked_up.outputs[0]
-    values = add("Cast", rows, to=int(ir.DataType.FLOAT))
-    if integers.dtype is ir.DataType.UINT8:
-        values = add("Sub", values, _initializer(graph, f"{node.module}.middle", np.asarray(128.0, np.float32)))
-    scales = add("Gather", graph.initializers[f"{stored}_scale"], ids, axis=0)
-    last = _initializer(graph, f"{node.module}.last_axis", np.asarray([-1], np.int64))
-    result = add("Mul", values, add("Unsqueeze", scales, last))
+        rows = add("Transpose", f"{place}/Transpose", rows, perm=[1, 2, 0])
+    rows = add("Cast", f"{place}/Cast", rows, to=int(ir.DataType.FLOAT))
+    if grid is WeightGrid.UINT8:
+        rows = add("Sub", f"{place}/Sub", rows, _initializer(graph, f"{place}/middle", np.asarray(128.0, np.float32)))
+    scales = add("Gather", f"{place}/Gather", graph.initializers[scale], ids, axis=0)
+    last = _initializer(graph, f"{place}/last_axis", np.asarray([-1], np.int64))
+    result = add("Mul", f"{place}/Mul", rows, add("Unsqueeze", f"{place}/Unsqueeze", scales, last))
     old = gather.outputs[0]
     result.shape, result.type = old.shape, old.type
     graph.insert_before(gather, new)

@@ -1,0 +1,48 @@
+"""Rounding weights to 8-bit grids: symmetric, one scale for each channel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BLOCK_ELEMENTS = 1 << 22
+"""Weights are worked on in blocks of about so many elements, which bounds the memory beside them to 16 MiB a copy."""
+
+
+def row_blocks(shape: tuple[int, ...]) -> list[slice]:
+    """Slices of the rows of a matrix of this shape, each of about :data:`BLOCK_ELEMENTS`."""
+    rows = max(1, BLOCK_ELEMENTS // max(1, shape[1]))
+    return [slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows)]
+
+
+def channel_peaks(weight: NDArray[np.float32], *, axis: int) -> NDArray[np.float32]:
+    """Largest magnitude in each channel of a matrix, ``[channels]``; channels run along ``axis``."""
+    peaks = [np.abs(weight[block]).max(axis=1 - axis) for block in row_blocks(weight.shape)]
+    return np.asarray(np.concatenate(peaks) if axis == 0 else np.max(peaks, axis=0), np.float32)
+
+
+def quantize_channels(
+    weight: NDArray[np.float32], *, axis: int, levels: int
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round a matrix to the integers ``-levels..levels``, its largest magnitude in each channel to ``levels``.
+
+    Args:
+        weight: ``[in, out]`` with ``axis=1``, or rows with ``axis=0``.
+        axis: the axis along which channels run.
+        levels: 127 for the full grid of int8, 64 for the reduced one.
+
+    Returns:
+        The integers in the shape of ``weight``, and the scales ``[channels]``. A channel of zeros has the scale 1.
+    """
+    peak = channel_peaks(weight, axis=axis)
+    scale = np.where(peak > 0, peak / np.float32(levels), np.float32(1.0)).astype(np.float32)
+    integers = np.empty(weight.shape, np.int8)
+    for block in row_blocks(weight.shape):
+        steps = weight[block] / (scale[block][:, None] if axis == 0 else scale)
+        np.clip(np.rint(steps, out=steps), -levels, levels, out=steps)
+        integers[block] = steps
+    return integers, scale

@@ -1,0 +1,53 @@
+"""Tiny models of every architecture, saved and exported once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.architectures import save_tiny
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A folder with ``model.onnx`` and side files, the model it was made from, and the exporter's report."""
+
+    path: Path
+    source: Path
+    report: object
+
+    @property
+    def onnx_path(self) -> Path:
+        return self.path / "model.onnx"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Callable[[str], Path]:
+    """``tiny("gpt2")`` is the folder of that tiny model, which must not be written to."""
+
+    @cache
+    def save(name: str) -> Path:
+        return save_tiny(name, tmp_path_factory.mktemp("models") / name)
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def exported(tiny, tmp_path_factory) -> Callable[..., Exported]:
+    """``exported("gpt2", "fused")`` is that tiny model exported, which must not be written to."""
+
+    @cache
+    def export(name: str, exporter: str = "fused") -> Exported:
+        from qexport.export import export_model
+        from qexport.inputs.models import locate_model
+
+        folder = tmp_path_factory.mktemp(exporter) / name
+        folder.mkdir()
+        report = export_model(locate_model(tiny(name)), folder, exporter=exporter)
+        return Exported(path=folder, source=tiny(name), report=report)
+
+    return export

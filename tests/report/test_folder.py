@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from qexport.errors import InputError, NotComparable
+from qexport.record import read_records
+from qexport.report import charts, check_report_folder, write_report
+
+FILES = ["latency.png", "memory.png", "perplexity.png", "records.jsonl", "report.html", "report.md"]
+
+
+def digests(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def test_a_report_is_whole_readable_and_the_same_every_time(records, tmp_path):
+    write_report(records, tmp_path / "a", title="t")
+    write_report(records, tmp_path / "b", title="t")
+    assert list(digests(tmp_path / "a")) == FILES
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    assert read_records(tmp_path / "a" / "records.jsonl") == records
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_report_is_replaced_only_when_asked(records, make, tmp_path):
+    folder = tmp_path / "report"
+    write_report(records, folder, title="first")
+    with pytest.raises(InputError, match="--overwrite"):
+        write_report(records, folder, title="second")
+    assert "# first" in (folder / "report.md").read_text()
+    write_report(make(), folder, title="second", overwrite=True)
+    assert "# second" in (folder / "report.md").read_text()
+
+
+def test_other_folders_are_left_alone(records, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="not a report"):
+        write_report(records, tmp_path / "mine", title="t", overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="not a folder"):
+        check_report_folder(tmp_path / "file", overwrite=True)
+    (tmp_path / "empty").mkdir()
+    check_report_folder(tmp_path / "empty", overwrite=False)
+
+
+def test_nothing_is_left_of_a_report_that_failed(records, tmp_path, monkeypatch):
+    unlike = [record.model_copy(update={"model": "other"}) for record in records[:1]]
+    with pytest.raises(NotComparable):
+        write_report([*records, *unlike], tmp_path / "report", title="t")
+    assert not list(tmp_path.iterdir())
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(charts, "png", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(records, tmp_path / "report", title="t")
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_that_were_all_skipped_still_make_a_report(make, tmp_path):
+    write_report(make(skip={record.row: "no memory" for record in make()}), tmp_path / "report", title="t")
+    assert list(digests(tmp_path / "report")) == ["records.jsonl", "report.html", "report.md"]
+    assert "None of the 8 rows" in (tmp_path / "report" / "report.md").read_text()

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from qexport.report.charts import CHARTS
+from qexport.report.html import page
+from qexport.report.palette import DARK, LIGHT
+from qexport.report.table import build_table
+
+
+class Reader(HTMLParser):
+    """Attributes of every element, and the text outside scripts and styles."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.attributes, self.tags, self.words, self.scripts = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_data(self, data):
+        (self.scripts if self.tags[-1:] == ["script"] else self.words).append(data)
+
+
+@pytest.fixture(scope="module")
+def text(records):
+    return page(build_table(records), title="reference", charts=CHARTS)
+
+
+def test_nothing_is_loaded_from_outside(text):
+    read = Reader(text)
+    assert not [a for a in read.attributes if a[1] in {"src", "href", "srcset", "action", "poster", "data"}]
+    assert not {"link", "img", "iframe", "object", "embed", "form", "base"} & set(read.tags)
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    own = read.scripts[-1]
+    assert not re.search(r"https?:|fetch|import|XMLHttpRequest|WebSocket", own)
+    assert not re.search(r"\bimport\s*[({\"'*]", "".join(read.scripts))
+
+
+def test_a_policy_forbids_every_request_and_eval(text):
+    (policy,) = (value for tag, name, value in Reader(text).attributes if name == "content" and "default-src" in value)
+    assert policy.startswith("default-src 'none'")
+    assert "http" not in policy
+    assert "unsafe-eval" not in policy
+    assert text.index("Content-Security-Policy") < text.index("<style>")
+
+
+def test_charts_share_one_vega_and_the_page_stays_small(text):
+    assert text.count("window.vegaEmbed") == 1
+    assert len(text.encode()) < 1_200_000
+    start = text.index('id="charts">') + len('id="charts">')
+    data = json.loads(text[start : text.index("</script>", start)])
+    assert list(data["layouts"]) == ["perplexity", "latency", "memory"]
+    assert all(len(layouts) == 3 for layouts in data["layouts"].values())
+
+
+def test_placeholders_are_in_every_theme(text):
+    placeholders = set(re.findall(r'"@(\w+)"', text))
+    assert placeholders
+    assert all(hasattr(theme, name) for theme in (LIGHT, DARK) for name in placeholders)
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_the_table_tells_figures_and_what_is_missing(text):
+    words = " ".join(Reader(text).words)
+    for expected in ("1.263", "0.262×", "published 130.97", "1.0201× (1.0176 to 1.0226)", "no measurable difference"):
+        assert expected in words
+    assert "bnb-nf4: bitsandbytes is not installed" in words
+
+
+def test_names_are_escaped(make):
+    evil = '</script><script>alert("x")</script>'
+    records = [
+        record.model_copy(update={"row": f"{record.row}{evil}", "model": evil, "recipe": record.recipe})
+        for record in make(published=True, skip={"bnb-nf4": evil})
+    ]
+    found = page(build_table(records), title=evil, charts=CHARTS)
+    assert '<script>alert("x")' not in found
+    assert Reader(found).tags.count("script") == 3
+
+
+def test_a_broken_model_is_shown_as_such(make):
+    def broken(record):
+        if record.row == "int8-static (all)" and record.metric == "perplexity":
+            return record.model_copy(update={"samples": tuple((math.nan, n) for _, n in record.samples)})
+        return record
+
+    found = page(build_table([broken(record) for record in make()]), title="t", charts=CHARTS)
+    assert "not finite" in found
+    assert "nan%" not in found
+    assert "NaN" not in found[found.index('id="charts">') : found.index("</script>", found.index('id="charts">'))]
+
+
+def test_same_records_same_page(records, text):
+    assert page(build_table(records), title="reference", charts=CHARTS) == text
