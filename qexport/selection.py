@@ -27,6 +27,8 @@ PARAMETERS_KEY = "qexport.parameters"
 """Key in the model's metadata: a JSON list of the initializers that are parameters of the torch model."""
 
 _ATTENTION_OPS = frozenset({"GroupQueryAttention", "MultiHeadAttention", "Attention"})
+_SHAPE_OPS = frozenset({"Shape", "Size"})
+"""Where values end: what follows knows their shape only, and exporters take the shapes in attention off the residual."""
 _LAYER = re.compile(r"(.*?\.\d+)\.")
 """The module path of a decoder layer: everything up to the first index."""
 
@@ -130,11 +132,12 @@ def _role(node: ir.Node, weights: dict[ir.Node, tuple[ir.Value, bool]], graph: i
     def gives_logits(at: ir.Node) -> bool:
         return logits in at.outputs and (at is node or at not in weights)
 
-    if _reaches(node, consumers, gives_logits, stop=weights.__contains__):
+    def ends(at: ir.Node) -> bool:
+        return at in weights or at.op_type in _SHAPE_OPS
+
+    if _reaches(node, consumers, gives_logits, stop=ends):
         return Role.LM_HEAD
-    if _reaches(node, consumers, attends, stop=weights.__contains__):
-        return Role.ATTENTION
-    if _reaches(node, producers, attends, stop=weights.__contains__):
+    if _reaches(node, consumers, attends, stop=ends) or _reaches(node, producers, attends, stop=ends):
         return Role.ATTENTION
     return None
 

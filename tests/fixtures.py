@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from qexport.artifact import Artifact, Manifest, ModelInfo, load_artifact, new_artifact
 from tests.architectures import save_tiny
 
 
@@ -41,7 +43,7 @@ def exported(tiny, tmp_path_factory) -> Callable[..., Exported]:
     """``exported("gpt2", "fused")`` is that tiny model exported, which must not be written to."""
 
     @cache
-    def export(name: str, exporter: str = "fused") -> Exported:
+    def export(name: str, exporter: str) -> Exported:
         from qexport.export import export_model
         from qexport.inputs.models import locate_model
 
@@ -50,4 +52,29 @@ def exported(tiny, tmp_path_factory) -> Callable[..., Exported]:
         report = export_model(locate_model(tiny(name)), folder, exporter=exporter)
         return Exported(path=folder, source=tiny(name), report=report)
 
-    return export
+    return lambda name, exporter="fused": export(name, exporter)
+
+
+@pytest.fixture(scope="session")
+def fp32(exported, tmp_path_factory) -> Callable[..., Artifact]:
+    """``fp32("gpt2")`` is that tiny model as an fp32 artifact, which must not be written to."""
+
+    @cache
+    def wrap(name: str, exporter: str = "fused") -> Artifact:
+        made = exported(name, exporter)
+        info = ModelInfo(name=name, weights_sha256="0" * 64, architecture=name, parameters=made.report.parameters)
+        folder = tmp_path_factory.mktemp("artifacts") / f"{name}-{exporter}"
+        with new_artifact(folder) as draft:
+            shutil.copytree(made.path, draft.path, dirs_exist_ok=True)
+            draft.finish(
+                Manifest(
+                    kind="onnx",
+                    model=info,
+                    exporter=exporter,
+                    recipe="fp32",
+                    weight_bytes=made.report.weight_bytes,
+                )
+            )
+        return load_artifact(folder)
+
+    return wrap

@@ -116,6 +116,17 @@ def test_a_rotary_matmul_behind_a_reshape_makes_nothing_attention():
     assert roles(decoder(hidden, hidden)) == roles(decoder(LAYER, LAYER))
 
 
+def test_shapes_taken_off_the_residual_stream_make_nothing_attention():
+    # As Optimum writes it: what attention reshapes to is computed from the sum that the MLP of the layer before is in.
+    shaped = LAYER.replace(
+        '  "{i}.q" = Mul ("body.{i}.x/MatMul", "{i}.cos")',
+        '  "{i}.shape" = Shape (r{i})\n  "{i}.same" = Reshape ("body.{i}.x/MatMul", "{i}.shape")\n'
+        '  "{i}.q" = Mul ("{i}.same", "{i}.cos")',
+    )
+    assert shaped != LAYER
+    assert roles(decoder(shaped, shaped, shaped)) == roles(decoder(LAYER, LAYER, LAYER))
+
+
 def test_a_head_tied_to_the_embedding_is_read_through_its_transpose():
     head = HEAD.replace('"head/MatMul" = MatMul (h, "head.weight")', '"head/MatMul" = MatMul (h, table)').replace(
         "h = Mul", 'table = Transpose <perm = [1, 0]> ("embed.weight")\n  h = Mul'

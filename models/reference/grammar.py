@@ -36,7 +36,7 @@ Node = str | tuple["Sequence[Node]", ...]
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _PHRASE = re.compile(r"<(\w+)>")
-_ARTICLE = re.compile(r"\b([Aa]) (?=[aeiou])")
+_ARTICLE = re.compile(r"\b([Aa])n? (?=(\w))")
 _SPACES = re.compile(r" {2,}")
 _SENTENCE_START = re.compile(r"""((?:^|\n|[.!?] |\."\s)"?|\s")([a-z])""")
 
@@ -146,8 +146,13 @@ class _Teller:
 def _polish(text: str) -> str:
     """The text with single spaces, the right articles and a capital at the start of each sentence and quotation."""
     text = _SPACES.sub(" ", text).replace(" .", ".").replace(" ,", ",").replace(" \n", "\n").strip()
-    text = _ARTICLE.sub(r"\1n ", text)
+    text = fix_articles(text)
     return _SENTENCE_START.sub(lambda match: match.group(1) + match.group(2).upper(), text)
+
+
+def fix_articles(text: str) -> str:
+    """The text with "an" before a vowel and "a" before any other letter."""
+    return _ARTICLE.sub(lambda match: match.group(1) + ("n " if match.group(2) in "aeiou" else " "), text)
 
 
 def story(seed: int, index: int) -> str:

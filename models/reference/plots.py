@@ -54,6 +54,27 @@ ANY_NAMES = {
     ),
 }
 
+KINDS: Mapping[str, Sequence[str]] = {
+    "animal": _words(
+        "bear, rabbit, bunny, mouse, fox, duck, frog, squirrel, hedgehog, owl, cat, dog, pig, lamb, turtle, kitten, "
+        "puppy, goat, monkey, elephant, lion, penguin, pony, bird, fish, cow, horse, sheep, hen, goose, donkey, tiger"
+    ),
+    "color": _words("red, blue, green, yellow, orange, white, pink, purple, brown, golden, black, silver, gray"),
+    "place": _words("park, garden, forest, beach, field, farm, lake, pond, river, hill, meadow, village, yard, woods"),
+    "toy": _words("ball, kite, doll, drum, boat, truck, train, balloon, robot, puppet, whistle, book, car, toy"),
+    "food": _words("apple, cookie, carrot, pear, banana, cake, sandwich, pie, bun, egg, orange, peach, pancake"),
+    "family": _words("mom, mother, mommy, mum, grandma, mama"),
+    "father": _words("dad, father, daddy, grandpa, papa"),
+    "size": _words("big, little, small, tiny, huge, large"),
+    "glad": _words("happy, glad, proud, excited, cheerful, pleased"),
+    "sad": _words("sad, upset, scared, angry, lonely, worried, tired, afraid"),
+    "look": _words("pretty, beautiful, shiny, lovely, special, old, new, soft, strange, wonderful"),
+    "weather": _words("sunny, warm, cold, windy, rainy, bright, hot, cool"),
+    "number": _words("two, three, four, five, six, seven, ten"),
+    "went": _words("walked, ran, hurried, skipped, wandered, jumped, flew"),
+}
+"""Words that can stand for one another in most sentences, to vary a story that was not made by the grammar."""
+
 ANIMAL_SHARE = 0.3
 
 CHILD_WORLD = World(

@@ -38,11 +38,15 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrain
 END_OF_TEXT = "<|endoftext|>"
 """Begins every story, and so also ends the one before it."""
 
+KEEP_CHANCE = 0.25
+"""How often a word of a real story that could be replaced is not."""
+
 REAL_TRAINING_STORIES = 400
 """How many of the real stories are trained on; the others are held out."""
 
-_NAMES = {name: gender for gender, names in plots.ANY_NAMES.items() for name in names}
-_NAME = re.compile(r"\b(" + "|".join(_NAMES) + r")\b")
+_KINDS: dict[str, Sequence[str]] = {"name, f": plots.ANY_NAMES["f"], "name, m": plots.ANY_NAMES["m"], **plots.KINDS}
+_KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words}
+_WORD = re.compile(r"\b(" + "|".join(_KIND_OF) + r")\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +63,14 @@ class Settings:
     heads: int = 4
 
     rows: int = 8
-    peak_rate: float = 8e-3
+    peak_rate: float = 5e-3
     warmup_steps: int = 100
     decay_share: float = 0.4
-    weight_decay: float = 0.0
+    weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     largest_gradient: float = 1.0
 
-    real_chance: float = 0.25
+    real_chance: float = 0.12
     tokenizer_stories: int = 800
     held_out_stories: int = 200
     log_every: int = 50
@@ -85,27 +89,31 @@ class Score(NamedTuple):
         return math.exp(self.nats / self.tokens)
 
 
-def rename(text: str, rng: random.Random) -> str:
-    """The story with another name for each character whose name the grammar knows, of the same gender."""
-    free = {gender: rng.sample(names, len(names)) for gender, names in plots.ANY_NAMES.items()}
+def vary(text: str, rng: random.Random) -> str:
+    """The story with other words of the same kind, each in all its places, for most of the words that have a kind.
+
+    A small corpus is read many times; without this the model would learn it by heart rather than learn from it.
+    """
+    free = {kind: rng.sample(words, len(words)) for kind, words in _KINDS.items()}
     chosen: dict[str, str] = {}
 
     def replacement(match: re.Match[str]) -> str:
-        name = match.group(1)
-        if name not in chosen:
-            chosen[name] = free[_NAMES[name]].pop()
-        return chosen[name]
+        word = match.group(1)
+        if word not in chosen:
+            keep = rng.random() < KEEP_CHANCE or not free[_KIND_OF[word]]
+            chosen[word] = word if keep else free[_KIND_OF[word]].pop()
+        return chosen[word]
 
-    return _NAME.sub(replacement, text)
+    return grammar.fix_articles(_WORD.sub(replacement, text))
 
 
 def training_stories(real: Sequence[str], settings: Settings) -> Iterator[str]:
-    """Stories without end: new ones from the grammar, with some chance of a real one, renamed, before each."""
-    rng = random.Random(f"qexport training {settings.seed} 0")
+    """Stories without end: new ones from the grammar, with some chance of a real one, varied, before each."""
+    rng = random.Random(f"qexport training {settings.seed}")
     for index in itertools.count():
         for seed in grammar.TRAINING_SEEDS:
             if real and rng.random() < settings.real_chance:
-                yield rename(rng.choice(real), rng)
+                yield vary(rng.choice(real), rng)
             yield grammar.story(seed, index)
 
 

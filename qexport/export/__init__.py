@@ -92,8 +92,12 @@ def _save(graph: ir.Model, folder: Path, external_data_bytes: int) -> int:
     """Write the graph; returns the bytes of its initializers."""
     import onnx_ir as ir
 
-    tensors = [value.const_value for value in graph.graph.initializers.values()]
-    weight_bytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    weight_bytes = 0
+    for value in graph.graph.initializers.values():
+        if value.const_value is not None:
+            weight_bytes += value.const_value.nbytes
+            # Merging equal constants leaves one with the declared shape of another, which shape inference then refuses.
+            value.shape = ir.Shape(value.const_value.shape)
     external = ONNX_DATA_NAME if weight_bytes > external_data_bytes else None
     ir.save(graph, folder / ONNX_NAME, external_data=external)
     return weight_bytes

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
+from typing import Any, TextIO
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what exporters print, log or warn from everybody. What goes wrong comes as an exception all the same."""
+    """Keep what this thread's exporter prints, logs or warns from everybody; what goes wrong is raised all the same."""
     before = logging.root.manager.disable
-    logging.disable(
-        logging.ERROR
-    )  # torch gives its loggers levels and handlers of their own: nothing less reaches them
+    logging.disable(logging.ERROR)  # torch gives its loggers levels and handlers of their own: nothing less reaches them
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(_Deaf(sys.stdout)),
+            contextlib.redirect_stderr(_Deaf(sys.stderr)),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
+
+
+class _Deaf:
+    """A stream that drops what the thread that made it writes; progress bars live in another thread and go on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._thread = threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -107,7 +107,7 @@ def add_initializer(graph: ir.Graph, name: str, array: NDArray[np.float32]) -> i
     """A new initializer of ``graph``."""
     import onnx_ir as ir
 
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    tensor = ir.tensor(np.asarray(array, order="C"), name=name)  # ascontiguousarray makes a scalar a vector
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qexport import calibration, cpu, quantized
+from qexport import calibration, cpu, quantized, runtime
 from qexport.artifact import ONNX_DATA_NAME, ONNX_NAME
 from qexport.engines import MatMulRequest, engine
 from qexport.errors import InputError
@@ -126,9 +125,10 @@ class Int8:
             for node in selection.matmuls:
                 _store_integers(model, stored[node.name], originals(stored[node.name]), 1, self.weight_grid)
         for node in selection.embeddings:
-            _quantize_lookup(model, node, stored[node.name], self.weight_grid)
+            _quantize_lookup(model, node, stored[node.name])
         path = folder / ONNX_NAME
         weight_bytes = _save(model, path)
+        runtime.OrtSession(path)
         found = quantized.check(
             ir.load(path),
             asked={(stored[node.name], node.role is Role.EMBEDDING): node for node in selection.nodes},
@@ -221,11 +221,8 @@ def _rewritten(model: ir.Model, request: MatMulRequest, engine_name: str) -> ir.
         assert tensor is not None, f"{name} is an initializer"
         placeholder = np.ones((int(tensor.shape[0]), *([1] * (len(tensor.shape) - 1))), np.float32)
         _initializer(model.graph, name, placeholder)
-    metadata, outputs = dict(model.metadata_props), set(model.graph.outputs)
-    for value in itertools.chain.from_iterable(node.outputs for node in model.graph):
-        # Shapes that were inferred with the weights contradict the placeholders; only outputs of the graph keep theirs.
-        if value not in outputs:
-            value.shape = None
+    metadata = dict(model.metadata_props)
+    known = _forget_inner_values(model)
     with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
         source = Path(folder) / "skeleton.onnx"
         ir.save(model, source)
@@ -234,11 +231,30 @@ def _rewritten(model: ir.Model, request: MatMulRequest, engine_name: str) -> ir.
         value = rewritten.graph.initializers.get(name)
         if value is not None and tensor is not None:
             value.const_value, value.shape = tensor, ir.Shape(tensor.shape)
+    for value in _inner_values(rewritten):
+        value.shape, value.type = known.get(value.name, (None, None))
     # Engines leave their own notes in the metadata, and neural-compressor appends its nodes at the end.
     rewritten.metadata_props.clear()
     rewritten.metadata_props.update(metadata)
     rewritten.graph.sort()
     return rewritten
+
+
+def _forget_inner_values(model: ir.Model) -> dict[str | None, tuple[ir.Shape | None, ir.TypeProtocol | None]]:
+    """Remove the shapes of all inner values, which contradict the placeholders; returns shapes and types by name.
+
+    The types stay: onnxruntime's static quantizer passes over a tensor whose type it cannot infer.
+    """
+    known = {}
+    for value in _inner_values(model):
+        known[value.name] = (value.shape, value.type)
+        value.shape = None
+    return known
+
+
+def _inner_values(model: ir.Model) -> list[ir.Value]:
+    outputs = set(model.graph.outputs)
+    return [value for node in model.graph for value in node.outputs if value not in outputs]
 
 
 def _is_bulky(value: ir.Value) -> bool:
@@ -261,7 +277,7 @@ def _store_integers(model: ir.Model, name: str, weight: NDArray[np.float32], axi
     _initializer(model.graph, f"{name}_zero_point", zero_point)
 
 
-def _quantize_lookup(model: ir.Model, node: WeightNode, stored: str, grid: WeightGrid) -> None:
+def _quantize_lookup(model: ir.Model, node: WeightNode, stored: str) -> None:
     """Replace ``Gather(table, ids)`` by a lookup of integers and of their scales.
 
     A table of its own is stored as ``[rows, dim]`` with a scale per row. One that a quantized head reads too is stored
@@ -273,9 +289,8 @@ def _quantize_lookup(model: ir.Model, node: WeightNode, stored: str, grid: Weigh
     gather = graph.node(node.name)
     shared = f"{stored}{quantized.SUFFIX}" in graph.initializers
     if not shared:
-        # No kernel multiplies the integers of a table, so none can overflow: the full grid.
-        full = WeightGrid.INT8 if grid is WeightGrid.INT8_REDUCED else grid
-        _store_integers(model, stored, quantized.array(graph.initializers[node.weight]), 0, full)
+        # No kernel multiplies the integers of a table, so none can overflow: the full grid around zero.
+        _store_integers(model, stored, quantized.array(graph.initializers[node.weight]), 0, WeightGrid.INT8)
     integers, scale, ids = graph.initializers[f"{stored}{quantized.SUFFIX}"], f"{stored}_scale", gather.inputs[1]
     new: list[ir.Node] = []
 
@@ -290,7 +305,7 @@ def _quantize_lookup(model: ir.Model, node: WeightNode, stored: str, grid: Weigh
     if shared:
         rows = add("Transpose", f"{place}/Transpose", rows, perm=[1, 2, 0])
     rows = add("Cast", f"{place}/Cast", rows, to=int(ir.DataType.FLOAT))
-    if grid is WeightGrid.UINT8:
+    if integers.dtype is ir.DataType.UINT8:
         rows = add("Sub", f"{place}/Sub", rows, _initializer(graph, f"{place}/middle", np.asarray(128.0, np.float32)))
     scales = add("Gather", f"{place}/Gather", graph.initializers[scale], ids, axis=0)
     last = _initializer(graph, f"{place}/last_axis", np.asarray([-1], np.int64))

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
 from collections import Counter
 
-import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 
 from qexport.errors import ParityError
 from qexport.export import export_model, parity
 from qexport.inputs.models import load_torch_model, locate_model
 from tests.architectures import LONGROPE_SWITCH, TINY, WINDOW
+from tests.export.contract import assert_linear_layers, assert_other_parameters
 
 WRONG_IN_OPTIMUM = {"phi3": "switch of the rotary factors"}
 """Architectures that Optimum 0.1.0 exports wrongly, and what the parity check must say about them."""
@@ -36,14 +34,6 @@ def torch_models(tiny):
         return models[name]
 
     return load
-
-
-def nodes_by_name(graph):
-    return {node.name: node for node in graph.node}
-
-
-def initializers(graph):
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
 
 @pytest.mark.parametrize(("name", "exporter"), RIGHT)
@@ -71,61 +61,13 @@ def test_parity_goes_beyond_the_switches_of_the_architecture(exported, name):
 
 
 @pytest.mark.parametrize(("name", "exporter"), RIGHT)
-def test_linear_layers_are_matmul_and_add(exported, torch_models, name, exporter):
-    """Points 1, 3 and 6: named by module path, weights [in, out], nothing left in another form."""
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
+def test_graph_is_in_the_prepared_form(exported, torch_models, name, exporter):
     model = onnx.load(exported(name, exporter).onnx_path)
-    torch_model = torch_models(name)
-    nodes, tensors = nodes_by_name(model.graph), initializers(model.graph)
-    embeddings = {id(module.weight) for module in torch_model.modules() if isinstance(module, nn.Embedding)}
-    for path, module in torch_model.named_modules():
-        if not isinstance(module, nn.Linear | Conv1D):
-            continue
-        matmul = nodes[f"{path}/MatMul"]
-        assert matmul.op_type == "MatMul"
-        weight = module.weight.detach().numpy()
-        if id(module.weight) in embeddings:
-            transpose = nodes[f"{path}/Transpose"]
-            assert list(transpose.output) == [matmul.input[1]]
-            assert f"{path}.weight" not in tensors
-            np.testing.assert_array_equal(tensors[transpose.input[0]], weight)
-        else:
-            assert matmul.input[1] == f"{path}.weight"
-            np.testing.assert_array_equal(
-                tensors[f"{path}.weight"], weight if isinstance(module, Conv1D) else weight.T
-            )
-        if module.bias is not None:
-            add = nodes[f"{path}/Add"]
-            assert add.op_type == "Add"
-            assert set(add.input) == {matmul.output[0], f"{path}.bias"}
-            np.testing.assert_array_equal(tensors[f"{path}.bias"], module.bias.detach().numpy())
-    assert not [node.name for node in model.graph.node if node.op_type == "Gemm"]
-
-
-@pytest.mark.parametrize(("name", "exporter"), RIGHT)
-def test_other_parameters_carry_their_names(exported, torch_models, name, exporter):
-    """Points 2, 4 and 6."""
-    from torch import nn
-
-    model = onnx.load(exported(name, exporter).onnx_path)
-    torch_model = torch_models(name)
-    nodes, tensors = nodes_by_name(model.graph), initializers(model.graph)
-    parameters = dict(torch_model.named_parameters())
-    for path, module in torch_model.named_modules():
-        if isinstance(module, nn.Embedding):
-            gather = nodes[f"{path}/Gather"]
-            assert (gather.op_type, gather.input[0]) == ("Gather", f"{path}.weight")
-            np.testing.assert_array_equal(tensors[f"{path}.weight"], module.weight.detach().numpy())
-    listed = json.loads({entry.key: entry.value for entry in model.metadata_props}["qexport.parameters"])
-    assert set(listed) == tensors.keys() & parameters.keys()
-    lost = parameters.keys() - set(listed)
-    if (name, exporter) == ("gemma2", "optimum"):  # its norms multiply by 1 + weight, which TorchScript adds up ahead
-        lost = {path for path in lost if "norm" not in path}
-    assert not lost
-    for path in listed:
-        assert tensors[path].size == parameters[path].numel()
+    assert_linear_layers(model, torch_models(name))
+    # The norms of gemma2 multiply by 1 + weight, which TorchScript adds up ahead.
+    assert_other_parameters(
+        model, torch_models(name), lost="norm" if (name, exporter) == ("gemma2", "optimum") else None
+    )
 
 
 @pytest.mark.parametrize(("name", "exporter"), RIGHT)
