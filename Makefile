@@ -41,7 +41,7 @@ $(VENV)/.installed-dev: $(INPUTS) | $(BIN)/python
 
 ## run     set up, then take the bundled model through the table; the report is written to runs/
 run: $(VENV)/.installed
-	$(BIN)/qexport compare $(ARGS)
+	$(BIN)/qexport compare --overwrite $(ARGS)
 
 ## test    set up, then run the tests
 test: $(VENV)/.installed-dev
