@@ -105,7 +105,7 @@ def quality(work: Path) -> Iterator[Figure]:
                     recipe_name=recipe,
                     selector=parse_selector(nodes),
                     int8=pipeline.Int8Options(engine=engine),
-                    text=calibration,
+                    text=calibration if recipe == "int8-static" else None,
                 )
                 yield Figure(
                     what=f"stories260K {recipe} {nodes}, engine {engine}: perplexity ratio to fp32",

@@ -97,7 +97,7 @@ def _save(graph: ir.Model, folder: Path, external_data_bytes: int) -> int:
         if value.const_value is not None:
             weight_bytes += value.const_value.nbytes
             # Merging equal constants leaves one with the declared shape of another, which shape inference then refuses.
-            value.shape = ir.Shape(value.const_value.shape)
+            value.shape = ir.Shape(value.const_value.numpy().shape)
     external = ONNX_DATA_NAME if weight_bytes > external_data_bytes else None
     ir.save(graph, folder / ONNX_NAME, external_data=external)
     return weight_bytes

@@ -216,21 +216,18 @@ def _rewritten(model: ir.Model, request: MatMulRequest, engine_name: str) -> ir.
     """
     import onnx_ir as ir
 
-    weights = {name: value.const_value for name, value in model.graph.initializers.items() if _is_bulky(value)}
-    for name, tensor in weights.items():
-        assert tensor is not None, f"{name} is an initializer"
-        placeholder = np.ones((int(tensor.shape[0]), *([1] * (len(tensor.shape) - 1))), np.float32)
-        _initializer(model.graph, name, placeholder)
+    weights = {name: quantized.array(value) for name, value in model.graph.initializers.items() if _is_bulky(value)}
+    for name, weight in weights.items():
+        _initializer(model.graph, name, np.ones((len(weight), *([1] * (weight.ndim - 1))), np.float32))
     metadata = dict(model.metadata_props)
     known = _forget_inner_values(model)
     with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
         source = Path(folder) / "skeleton.onnx"
         ir.save(model, source)
         rewritten = ir.from_proto(engine(engine_name)(source, request))
-    for name, tensor in weights.items():
-        value = rewritten.graph.initializers.get(name)
-        if value is not None and tensor is not None:
-            value.const_value, value.shape = tensor, ir.Shape(tensor.shape)
+    for name, weight in weights.items():
+        if name in rewritten.graph.initializers:
+            _initializer(rewritten.graph, name, weight)
     for value in _inner_values(rewritten):
         value.shape, value.type = known.get(value.name, (None, None))
     # Engines leave their own notes in the metadata, and neural-compressor appends its nodes at the end.
@@ -268,13 +265,11 @@ def _is_bulky(value: ir.Value) -> bool:
 def _store_integers(model: ir.Model, name: str, weight: NDArray[np.float32], axis: int, grid: WeightGrid) -> None:
     """Store the integers, scales and zero points of a weight, in place of an engine's where there are some."""
     integers, scale = quantize_channels(weight, axis=axis, levels=grid.steps)
-    zero_point = np.zeros(scale.shape, np.int8)
-    if grid is WeightGrid.UINT8:
-        # Flipping the top bit adds 128: the same weights on a grid for kernels that take two unsigned operands.
-        integers, zero_point = (part.view(np.uint8) ^ np.uint8(128) for part in (integers, zero_point))
-    _initializer(model.graph, f"{name}{quantized.SUFFIX}", integers)
     _initializer(model.graph, f"{name}_scale", scale)
-    _initializer(model.graph, f"{name}_zero_point", zero_point)
+    for part, data in ((quantized.SUFFIX, integers), ("_zero_point", np.zeros(scale.shape, np.int8))):
+        # Flipping the top bit adds 128: the same weights on a grid for kernels that take two unsigned operands.
+        stored = data.view(np.uint8) ^ np.uint8(128) if grid is WeightGrid.UINT8 else data
+        _initializer(model.graph, f"{name}{part}", stored)
 
 
 def _quantize_lookup(model: ir.Model, node: WeightNode, stored: str) -> None:
@@ -290,7 +285,8 @@ def _quantize_lookup(model: ir.Model, node: WeightNode, stored: str) -> None:
     shared = f"{stored}{quantized.SUFFIX}" in graph.initializers
     if not shared:
         # No kernel multiplies the integers of a table, so none can overflow: the full grid around zero.
-        _store_integers(model, stored, quantized.array(graph.initializers[node.weight]), 0, WeightGrid.INT8)
+        table = np.asarray(quantized.array(graph.initializers[node.weight]), np.float32)
+        _store_integers(model, stored, table, 0, WeightGrid.INT8)
     integers, scale, ids = graph.initializers[f"{stored}{quantized.SUFFIX}"], f"{stored}_scale", gather.inputs[1]
     new: list[ir.Node] = []
 
