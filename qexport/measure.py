@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from qexport import __version__, cpu, errors
+from qexport import __version__, cpu, errors, progress
 from qexport.artifact import Artifact, load_artifact
 from qexport.errors import InputError, NotComparable, QExportError, UnsupportedHere, near_names
 from qexport.metrics import Samples, Trial, footprint, latency, perplexity
@@ -166,9 +166,12 @@ def measure_rounds(jobs: Sequence[Job], rounds: int) -> list[Measurement]:
     Taking turns lets the machine's drift fall on all jobs alike; each turn is a fresh process.
     """
     taken: list[list[Measurement]] = [[] for _ in jobs]
-    for number in range(rounds):
-        for job, mine in zip(jobs, taken, strict=True):
-            mine.append(measure(replace(job, round=number)))
+    what = ", ".join(sorted({job.metric for job in jobs}))
+    with progress.task(f"measuring {what}", total=rounds * len(jobs)) as advance:
+        for number in range(rounds):
+            for job, mine in zip(jobs, taken, strict=True):
+                mine.append(measure(replace(job, round=number)))
+                advance()
     return [merge_rounds(mine) for mine in taken]
 
 

@@ -68,7 +68,12 @@ def edit(path, **changes):
 
 def test_export_nodes_quantize_one_after_the_other(tiny, tmp_path):
     exported = json.loads(qexport("export", tiny("gpt2"), "-o", tmp_path / "fp32", "--json").stdout)
-    assert (exported["recipe"], exported["model"]["architecture"]) == ("fp32", "gpt2")
+    manifest = load_artifact(tmp_path / "fp32", verify=True).manifest
+    assert exported == manifest.model_dump(mode="json", by_alias=True)
+    assert (manifest.recipe, manifest.exporter, manifest.kind) == ("fp32", "fused", "onnx")
+    assert (manifest.model.name, manifest.model.architecture) == ("gpt2", "gpt2")
+    assert {"model.onnx", "config.json", "tokenizer.json"} <= {info.path for info in manifest.files}
+    assert str(tiny("gpt2").parent) not in (tmp_path / "fp32" / "qexport.json").read_text()
 
     plan = json.loads(qexport("nodes", tmp_path / "fp32", "--nodes", "attention", "--json").stdout)
     assert [row["name"] for row in plan] == [
@@ -315,7 +320,7 @@ def wait_for_draft(process, folder):
     pytest.fail("the command never began to write")
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_a_signal_in_the_middle_leaves_the_old_artifact(art, tmp_path, sent):
     out = tmp_path / "out"
     qexport("quantize", art, *DYNAMIC, "--nodes", "mlp", "-o", out)

@@ -45,16 +45,6 @@ def experiment(tiny, texts):
     )
 
 
-def test_export_makes_an_artifact_of_a_model(tiny, tmp_path):
-    made = pipeline.export(str(tiny("gpt2")), tmp_path / "fp32")
-    manifest = load_artifact(tmp_path / "fp32", verify=True).manifest
-    assert (manifest.recipe, manifest.exporter, manifest.kind) == ("fp32", "fused", "onnx")
-    assert (manifest.model.name, manifest.model.architecture) == ("gpt2", "gpt2")
-    assert manifest.weight_bytes >= 4 * manifest.model.parameters
-    assert {"model.onnx", "config.json", "tokenizer.json"} <= {info.path for info in made.manifest.files}
-    assert str(tiny("gpt2").parent) not in (tmp_path / "fp32" / "qexport.json").read_text()
-
-
 def test_a_plan_of_an_artifact_counts_a_tied_table_once(fp32):
     plan = pipeline.plan(str(fp32("gpt2").path), parse_selector("all"))
     before, after = plan.total_bytes

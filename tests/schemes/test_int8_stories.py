@@ -21,6 +21,8 @@ ENGINES = [
     pytest.param("inc", marks=pytest.mark.skipif(not INC_HERE, reason="neural-compressor is not installed")),
 ]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory, monkeypatch):
@@ -69,7 +71,7 @@ def parent(source, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exact(parent, windows):
-    session = OrtSession(parent.onnx_path)
+    session = OrtSession(parent.onnx_path, threads=1)
     return perplexity(session.logits, windows["evaluation"])
 
 
@@ -101,5 +103,5 @@ def test_ratio_to_fp32(parent, windows, exact, tmp_path, *, engine, way, nodes, 
     selection = parse_selector(nodes).select(weight_nodes(ir.load(parent.onnx_path)))
     tokens = windows["calibration"] if way == "static" else None
     Int8(activations=WAYS[way]).apply(parent, selection, tmp_path, engine_name=engine, tokens=tokens)
-    ratio = perplexity(OrtSession(tmp_path / "model.onnx").logits, windows["evaluation"]) / exact
+    ratio = perplexity(OrtSession(tmp_path / "model.onnx", threads=1).logits, windows["evaluation"]) / exact
     assert 0.99 < ratio <= most
