@@ -23,31 +23,38 @@ def export_optimum(model: PreTrainedModel) -> ir.Model:
     """Trace ``model`` with Optimum's configuration for its architecture. The model is given back as it was.
 
     Raises:
-        UnsupportedHere: Optimum does not know the architecture.
+        UnsupportedHere: Optimum does not know the architecture, or fails at it.
     """
     import onnx_ir as ir
 
-    with quiet(), _config_restored(model), tempfile.TemporaryDirectory(prefix="qexport-") as folder:
+    kind = model.config.model_type
+    with quiet(), _restored(model), tempfile.TemporaryDirectory(prefix="qexport-") as folder:
         from optimum.exporters.onnx.convert import export
 
         config = optimum_config(model)
         if config is None:
-            raise UnsupportedHere(
-                f"Optimum cannot export the architecture {model.config.model_type}; use --exporter fused"
-            )
+            raise UnsupportedHere(f"{kind}: Optimum does not know this architecture; use --exporter fused")
         path = Path(folder) / "model.onnx"
-        export(model, config, path, opset=OPSET, device="cpu")
+        try:
+            export(model, config, path, opset=OPSET, device="cpu")
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UnsupportedHere(f"{kind}: Optimum fails at this model ({reason}); use --exporter fused") from error
         graph = ir.load(path)
         ir.external_data.load_to_model(graph)  # the folder goes away
     return graph
 
 
 @contextlib.contextmanager
-def _config_restored(model: PreTrainedModel) -> Iterator[None]:
-    """Optimum writes into the model's configuration what it wants overridden."""
-    before = dict(model.config.__dict__)
+def _restored(model: PreTrainedModel) -> Iterator[None]:
+    """Optimum writes what it wants overridden into the configuration, and leaves an unwrapped ``forward`` behind."""
+    config, had_forward = dict(vars(model.config)), "forward" in vars(model)
     try:
         yield
     finally:
-        model.config.__dict__.clear()
-        model.config.__dict__.update(before)
+        vars(model.config).clear()
+        vars(model.config).update(config)
+        if not had_forward:
+            vars(model).pop("forward", None)

@@ -15,7 +15,9 @@ from typing import Any, TextIO
 def quiet() -> Iterator[None]:
     """Keep what this thread's exporter prints, logs or warns from everybody; what goes wrong is raised all the same."""
     before = logging.root.manager.disable
-    logging.disable(logging.ERROR)  # torch gives its loggers levels and handlers of their own: nothing less reaches them
+    logging.disable(
+        logging.ERROR
+    )  # torch gives its loggers levels and handlers of their own: nothing less reaches them
     try:
         with (
             warnings.catch_warnings(),

@@ -73,7 +73,9 @@ def signature_of(model: PreTrainedModel) -> Signature:
     keys = [layer[0] for layer in output.past_key_values]
     head_dims = {part.shape[3] for layer in output.past_key_values for part in layer[:2]}
     if len(head_dims) > 1:
-        raise UnsupportedHere(f"{model.config.model_type}: heads of unlike sizes {sorted(head_dims)}; no exporter here can")
+        raise UnsupportedHere(
+            f"{model.config.model_type}: heads of unlike sizes {sorted(head_dims)}; no exporter here can"
+        )
     return Signature(
         kv_heads=tuple(key.shape[1] for key in keys),
         head_dim=keys[0].shape[3],
