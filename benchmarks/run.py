@@ -127,7 +127,7 @@ def gpt2(work: Path) -> Iterator[Figure]:
         shutil.copyfile(file, folder / file.name)
     tokenizer = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    main_export(folder, work / "optimum", task="text-generation-with-past", do_validation=False)
+    main_export(str(folder), str(work / "optimum"), task="text-generation-with-past", do_validation=False)
     fp32 = pipeline.export(str(folder), work / "gpt2-fp32")
     optimum = runtime.OrtSession(work / "optimum" / "model.onnx")
     yield Figure(

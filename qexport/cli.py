@@ -373,20 +373,43 @@ def _set_up_stderr(*, quiet: bool, verbose: bool) -> None:
 @contextlib.contextmanager
 def _errors() -> Iterator[None]:
     """One line on stderr for what goes wrong on purpose; Ctrl-C and SIGTERM leave through the same clean-up."""
-    signal.signal(signal.SIGTERM, _interrupted)
+    with _signals() as seen:
+        try:
+            yield
+        except KeyboardInterrupt:
+            _fail_interrupted()
+        except Exception as error:
+            # An interrupt in the middle of importing a compiled module comes out as an ImportError.
+            if seen:
+                _fail_interrupted()
+            if isinstance(error, QExportError):
+                _fail(str(error), error.exit_code)
+            if isinstance(error, OSError):
+                place = f"{error.filename}: " if error.filename else ""
+                _fail(f"{place}{error.strerror or error}", EXIT_ERROR)
+            raise
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Turn SIGINT and SIGTERM into KeyboardInterrupt, and note that they came; what is ignored stays ignored."""
+    seen: list[int] = []
+
+    def interrupt(number: int, _frame: object) -> NoReturn:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    numbers = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
-        yield
-    except QExportError as error:
-        _fail(str(error), error.exit_code)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        _fail(f"{place}{error.strerror or error}", EXIT_ERROR)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing was changed", EXIT_INTERRUPTED)
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _interrupted(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _fail_interrupted() -> NoReturn:
+    _fail("interrupted; nothing was changed", EXIT_INTERRUPTED)
 
 
 def _fail(message: str, code: int) -> NoReturn:
