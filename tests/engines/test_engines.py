@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from qexport import engines
 from qexport.engines import ENGINES, MatMulRequest, inc
 from qexport.errors import InputError, UnsupportedHere
+from qexport.numerics.grid import quantize_channels
 from tests.engines.graphs import NODES, RANGES, floats, products
 
 INC_HERE = importlib.util.find_spec("neural_compressor") is not None
@@ -80,6 +81,17 @@ def test_weights_are_symmetric_and_per_output_channel(tmp_path, engine, way):
             assert values[f"{name}_scale"].shape == weight.shape[1:]
             assert not values[f"{name}_zero_point"].any()
             np.testing.assert_allclose(values[f"{name}_scale"], np.abs(weight).max(axis=0) / 127, rtol=1e-5)
+
+
+@both_engines
+@both_ways
+def test_the_engines_round_weights_as_we_do(tmp_path, engine, way):
+    # The pipeline keeps the weights from the engines and rounds them itself: nothing may be lost by that.
+    values = stored(rewrite(tmp_path, engine, *NODES, ranges=WAYS[way]))
+    for name in NODES:
+        integers, scale = quantize_channels(floats()[name], axis=1, levels=127)
+        np.testing.assert_array_equal(values[f"{name}_quantized"], integers)
+        np.testing.assert_allclose(values[f"{name}_scale"], scale, rtol=1e-6)
 
 
 @both_engines
