@@ -110,8 +110,9 @@ class Plan:
         return tuple({node.weight: node for node in self.selection.nodes}.values())
 
     def bytes_before(self, node: WeightNode) -> int:
-        """Bytes of the node's weight in fp32."""
-        return 4 * node.parameters
+        """Bytes of fp32 that quantizing the node frees: none where a node that is not selected reads the weight too."""
+        stays = any(other.weight == node.weight and other not in self.selection.nodes for other in self.nodes)
+        return 0 if stays else 4 * node.parameters
 
     def bytes_after(self, node: WeightNode) -> int:
         """Bytes of the node's weight once quantized."""

@@ -1,6 +1,6 @@
 """The engine ``inc``: neural-compressor 3.7, the last release with an ONNX Runtime adaptor.
 
-Its quantizer rewrites the graph and rounds the weights; the activation ranges are ours. Its own calibration is not
+Its quantizer rewrites the graph; weights are rounded and activation ranges taken by qexport. Its own calibration is not
 used: on the same text it lost three times more perplexity, and it ignored the algorithm asked for (docs/decisions).
 """
 

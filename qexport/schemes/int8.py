@@ -128,7 +128,7 @@ class Int8:
             _quantize_lookup(model, node, stored[node.name])
         path = folder / ONNX_NAME
         weight_bytes = _save(model, path)
-        runtime.OrtSession(path)
+        runtime.OrtSession(path)  # raises where the emitted file does not load
         found = quantized.check(
             ir.load(path),
             asked={(stored[node.name], node.role is Role.EMBEDDING): node for node in selection.nodes},
