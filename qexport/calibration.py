@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
+    import onnx_ir as ir
     from numpy.typing import NDArray
 
     from qexport.artifact import Artifact
@@ -148,19 +149,36 @@ def _write_ranges(path: Path, ranges: Ranges) -> None:
 
 
 def _observe(artifact: Artifact, names: Sequence[str], tokens: TokenSet) -> dict[str, histogram.Histogram]:
+    import onnx_ir as ir
+
     seen = {name: histogram.Histogram() for name in names}
+    for values in stream(ir.load(artifact.onnx_path), names, tokens):
+        for name in names:
+            _add(seen[name], values[name], name)
+    return seen
+
+
+def stream(
+    model: ir.Model, names: Sequence[str], tokens: TokenSet, *, what: str = "calibrating"
+) -> Iterator[Mapping[str, NDArray[np.float32]]]:
+    """Run the token windows through a decoder and give the values of some tensors, step by step.
+
+    Args:
+        model: a prepared graph in fp32; its outputs are changed.
+        names: the float tensors to give, ``[1, tokens, ...]`` at each step.
+        tokens: windows of text, each in prefill chunks and decode steps on its own past.
+        what: for the progress bar.
+    """
     with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
-        session = runtime.OrtSession(_observer(artifact, names, Path(folder)), provider="cpu")
-        with progress.task("calibrating", total=len(tokens.sequences)) as advance:
+        session = runtime.OrtSession(_observer(model, names, Path(folder)), provider="cpu")
+        with progress.task(what, total=len(tokens.sequences)) as advance:
             for window in tokens.sequences:
                 past: dict[str, NDArray[np.float32]] | None = None
                 for step in _steps(window):
                     values = session.run(runtime.decoder_feeds(session.inputs, step[None, :], past))
                     past = runtime.present_to_past(values)
-                    for name in names:
-                        _add(seen[name], values[name], name)
+                    yield values
                 advance()
-    return seen
 
 
 def _add(seen: histogram.Histogram, values: NDArray[np.float32], name: str) -> None:
@@ -177,12 +195,11 @@ def _steps(window: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return chunks + [window[at : at + 1] for at in range(prefill, len(window))]
 
 
-def _observer(artifact: Artifact, names: Sequence[str], folder: Path) -> Path:
+def _observer(model: ir.Model, names: Sequence[str], folder: Path) -> Path:
     """The graph with the observed tensors and the cache as its only outputs: the head does not even run."""
     import onnx_ir as ir
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    model = ir.load(artifact.onnx_path)
     graph = model.graph
     values = {value.name: value for node in graph for value in node.outputs}
     values.update({value.name: value for value in graph.inputs})

@@ -9,6 +9,7 @@ import numpy as np
 
 from qexport.artifact import QuantizedNode
 from qexport.errors import ContractError
+from qexport.graph import array
 from qexport.numerics.grid import channel_peaks, row_blocks
 
 if TYPE_CHECKING:
@@ -87,12 +88,6 @@ class IntegerNode:
     def per_channel(self) -> bool:
         """One scale for each channel, and not one for all."""
         return array(self.scale).size == int(np.asarray(self.integers.shape)[self.axis])
-
-
-def array(value: ir.Value) -> NDArray[np.generic]:
-    """The contents of an initializer."""
-    assert value.const_value is not None, f"{value.name} is no initializer"
-    return value.const_value.numpy()
 
 
 def integer_nodes(model: ir.Model) -> tuple[IntegerNode, ...]:

@@ -5,19 +5,14 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from qexport import progress
-from qexport.artifact import ONNX_DATA_NAME, ONNX_NAME
+from qexport.artifact import ONNX_NAME
+from qexport.graph import EXTERNAL_DATA_BYTES, save
 from qexport.inputs.models import ModelSource, copy_side_files, load_torch_model
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
 Exporter = Literal["fused", "optimum"]
-
-EXTERNAL_DATA_BYTES = 1_900_000_000
-"""Weights beyond this go to a file of their own: protobuf ends at 2 GiB."""
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +68,7 @@ def export_model(
         graph = export_fused(torch_model, signature) if exporter == "fused" else export_optimum(torch_model)
         advance()
         prepare(graph, torch_model, signature)
-        weight_bytes = _save(graph, folder, external_data_bytes)
+        weight_bytes = save(graph, folder, external_data_bytes=external_data_bytes)
         copy_side_files(source, folder)
         advance()
         del graph
@@ -86,18 +81,3 @@ def export_model(
         weight_bytes=weight_bytes,
         parameters=sum(parameter.numel() for parameter in torch_model.parameters()),
     )
-
-
-def _save(graph: ir.Model, folder: Path, external_data_bytes: int) -> int:
-    """Write the graph; returns the bytes of its initializers."""
-    import onnx_ir as ir
-
-    weight_bytes = 0
-    for value in graph.graph.initializers.values():
-        if value.const_value is not None:
-            weight_bytes += value.const_value.nbytes
-            # Merging equal constants leaves one with the declared shape of another, which shape inference then refuses.
-            value.shape = ir.Shape(value.const_value.numpy().shape)
-    external = ONNX_DATA_NAME if weight_bytes > external_data_bytes else None
-    ir.save(graph, folder / ONNX_NAME, external_data=external)
-    return weight_bytes

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, get_type_hints
+
+from qexport.errors import InputError, near_names
 
 if TYPE_CHECKING:
-    from qexport.artifact import QuantizedNode
+    from pathlib import Path
+
+    from qexport.artifact import Artifact, QuantizedNode
+    from qexport.inputs.text import TokenSet
+    from qexport.selection import Selection, WeightNode
+
+Target = Literal["cpu", "cuda", "tensorrt", "web"]
+"""Where an artifact is to run: onnxruntime on a CPU, its CUDA provider, TensorRT, or onnxruntime-web."""
+Settings = dict[str, str | int | float | bool]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,5 +30,77 @@ class SchemeResult:
     """What was found quantized when the result was opened again."""
     weight_bytes: int
     """Bytes of all weights as stored, tied ones once."""
-    settings: dict[str, str | int | float | bool]
+    settings: Settings
     versions: dict[str, str] = field(default_factory=dict)
+
+
+class OnnxScheme(Protocol):
+    """A scheme that rewrites the graph of an fp32 artifact."""
+
+    OPTIONS: ClassVar[tuple[str, ...]]
+    """The choices that a user or a row of an experiment may make, by name; see :meth:`configured`."""
+
+    @property
+    def target(self) -> Target: ...
+
+    @property
+    def engine(self) -> str:
+        """Who rewrites the graph: ``inc``, ``ort`` or ``qexport``."""
+
+    @property
+    def calibration(self) -> str:
+        """What is learned from calibration text, in the manifest's words; empty where none is needed."""
+
+    def configured(self, choices: Mapping[str, object]) -> OnnxScheme:
+        """This scheme with other values of some options.
+
+        Raises:
+            InputError: an option that the scheme has not, or a value that it does not take.
+        """
+
+    def refusal(self, node: WeightNode) -> str:
+        """Why this scheme has no form for a node; empty where it has one."""
+
+    def stored_bytes(self, node: WeightNode) -> int:
+        """Bytes that the node's weight takes once quantized, scales and zero points included."""
+
+    def apply(
+        self, parent: Artifact, selection: Selection, folder: Path, *, tokens: TokenSet | None
+    ) -> SchemeResult:
+        """Quantize the selected nodes of an fp32 artifact and write ``model.onnx`` into ``folder``.
+
+        Args:
+            parent: the fp32 artifact.
+            selection: nodes of its graph.
+            folder: where the model file goes.
+            tokens: calibration windows, where :attr:`calibration` asks for them.
+
+        Returns:
+            The nodes found quantized in the emitted graph, with the bytes of all its weights.
+
+        Raises:
+            ContractError: what is in the emitted graph is not what was asked for.
+            UnsupportedHere: the scheme cannot do this on this machine, or for this target.
+        """
+
+
+def with_fields(scheme: T, choices: Mapping[str, object]) -> T:
+    """A scheme (a dataclass) with the chosen values of its fields, each checked against the field's type.
+
+    Raises:
+        InputError: see :meth:`OnnxScheme.configured`.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    options: tuple[str, ...] = getattr(scheme, "OPTIONS", ())
+    hints = get_type_hints(type(scheme))
+    values: dict[str, Any] = {}
+    for name, value in choices.items():
+        if name not in options:
+            what = near_names(name, options) if options else "it has no options"
+            raise InputError(f"the option {name} is not for this recipe; {what}")
+        try:
+            values[name] = TypeAdapter(hints[name]).validate_python(value)
+        except ValidationError as error:
+            raise InputError(f"the option {name}: {value!r}: {error.errors()[0]['msg']}") from error
+    return dataclasses.replace(scheme, **values)  # type: ignore[type-var]  # every scheme is a dataclass

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from qexport import calibration, cpu, quantized, runtime
-from qexport.artifact import ONNX_DATA_NAME, ONNX_NAME
+from qexport.artifact import ONNX_NAME
 from qexport.engines import MatMulRequest, engine
-from qexport.errors import InputError
+from qexport.errors import InputError, near_names
+from qexport.graph import array, save, set_initializer, untie
 from qexport.numerics.grid import quantize_channels
-from qexport.schemes import SchemeResult
+from qexport.schemes import SchemeResult, Settings, Target, with_fields
 from qexport.selection import Role
 
 if TYPE_CHECKING:
@@ -47,8 +48,6 @@ class WeightGrid(StrEnum):
 
 BULKY_ELEMENTS = 1024
 """Float initializers of more elements than this are kept from the engines."""
-EXTERNAL_DATA_BYTES = 1_900_000_000
-"""Weights above this go to a file of their own: a protobuf message ends at 2 GiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +71,44 @@ class Int8:
     """Static activation ranges are made symmetric around zero."""
     grid: WeightGrid | None = None
     """None: ``int8`` where this CPU has VNNI, else ``uint8``."""
+    engine: Literal["inc", "ort"] = "inc"
+    """Who rewrites the MatMuls."""
+    target: Target = "cpu"
+
+    OPTIONS: ClassVar[tuple[str, ...]] = ("engine", "grid", "method", "symmetric", "target")
+
+    def configured(self, choices: Mapping[str, object]) -> Int8:
+        """See :meth:`qexport.schemes.OnnxScheme.configured`; ``method`` and ``symmetric`` are for static activations."""
+        rest = {name: value for name, value in choices.items() if name != "method"}
+        scheme = with_fields(self, rest)
+        if not isinstance(self.activations, Static):
+            if "method" in choices or scheme.symmetric:
+                raise InputError("the options method and symmetric are for static activations; use int8-static")
+            return scheme
+        if "method" not in choices:
+            return scheme
+        name = str(choices["method"])
+        if name not in calibration.METHODS:
+            raise InputError(f"the option method: {name}: {near_names(name, calibration.METHODS)}")
+        return replace(scheme, activations=Static(method=calibration.METHODS[name]))
+
+    @property
+    def calibration(self) -> str:
+        """See :attr:`qexport.schemes.OnnxScheme.calibration`."""
+        return calibration.method_label(self.activations.method) if isinstance(self.activations, Static) else ""
+
+    def refusal(self, node: WeightNode) -> str:
+        """See :meth:`qexport.schemes.OnnxScheme.refusal`."""
+        del node
+        return ""
 
     @property
     def weight_grid(self) -> WeightGrid:
         return self.grid or (WeightGrid.INT8 if cpu.has_vnni() else WeightGrid.UINT8)
 
-    def _settings(self) -> dict[str, str | int | float | bool]:
+    def _settings(self) -> Settings:
         """The settings as the manifest keeps them, with what the machine decided."""
-        settings: dict[str, str | int | float | bool] = {"weights": self.weight_grid.value}
+        settings: Settings = {"weights": self.weight_grid.value}
         if isinstance(self.activations, Static):
             settings |= {"method": calibration.method_label(self.activations.method), "symmetric": self.symmetric}
         return settings
@@ -89,19 +118,9 @@ class Int8:
         return node.parameters + node.channels * (4 if node.role is Role.EMBEDDING else 4 + 1)
 
     def apply(
-        self, parent: Artifact, selection: Selection, folder: Path, *, engine_name: str, tokens: TokenSet | None
+        self, parent: Artifact, selection: Selection, folder: Path, *, tokens: TokenSet | None
     ) -> SchemeResult:
-        """Quantize the selected nodes of an fp32 artifact and write ``model.onnx`` into ``folder``.
-
-        Args:
-            parent: the fp32 artifact.
-            selection: nodes of its graph.
-            folder: where the model file goes.
-            engine_name: who rewrites the MatMuls.
-            tokens: calibration windows; needed for static activations only.
-
-        Returns:
-            The nodes found quantized in the emitted graph, with the bytes of all its weights.
+        """See :meth:`qexport.schemes.OnnxScheme.apply`.
 
         Raises:
             ContractError: what the engine emitted is not what was asked for.
@@ -113,7 +132,8 @@ class Int8:
         stored = _stored_names(selection)
         model = ir.load(parent.onnx_path)
         originals = _originals(model, selection, stored)
-        _untie_heads(model, selection, stored)
+        for head in (node for node in selection.matmuls if node.tied):
+            untie(model, head, stored[head.name])
         ranges = self._ranges(parent, model, selection, tokens)
         if selection.matmuls:
             request = MatMulRequest(
@@ -121,13 +141,13 @@ class Int8:
                 ranges=ranges,
                 symmetric=self.symmetric,
             )
-            model = _rewritten(model, request, engine_name)
+            model = _rewritten(model, request, self.engine)
             for node in selection.matmuls:
                 _store_integers(model, stored[node.name], originals(stored[node.name]), 1, self.weight_grid)
         for node in selection.embeddings:
             _quantize_lookup(model, node, stored[node.name])
         path = folder / ONNX_NAME
-        weight_bytes = _save(model, path)
+        weight_bytes = save(model, folder)
         runtime.OrtSession(path)  # raises where the emitted file does not load
         found = quantized.check(
             ir.load(path),
@@ -136,7 +156,7 @@ class Int8:
             ranges=ranges,
             symmetric=self.symmetric,
             steps=self.weight_grid.steps,
-            by=f"engine {engine_name}",
+            by=f"engine {self.engine}",
         )
         return SchemeResult(quantized=found, weight_bytes=weight_bytes, settings=self._settings())
 
@@ -167,45 +187,13 @@ def _originals(
 ) -> Callable[[str], NDArray[np.float32]]:
     """The float weights by stored name, a tied one as its head reads it: ``[in, out]``."""
     tied = {stored[node.name] for node in selection.matmuls if node.tied}
-    sources = {stored[node.name]: quantized.array(model.graph.initializers[node.weight]) for node in selection.nodes}
+    sources = {stored[node.name]: array(model.graph.initializers[node.weight]) for node in selection.nodes}
 
     def original(name: str) -> NDArray[np.float32]:
         weight = sources[name]
         return np.asarray(weight.T if name in tied else weight, np.float32)
 
     return original
-
-
-def _untie_heads(model: ir.Model, selection: Selection, stored: Mapping[str, str]) -> None:
-    """Give each selected head an initializer of its own, ``[in, out]``, since engines quantize nothing else."""
-    graph = model.graph
-    for head in (node for node in selection.matmuls if node.tied):
-        matmul = graph.node(head.name)
-        transpose = matmul.inputs[1].producer() if matmul.inputs[1] is not None else None
-        assert transpose is not None, f"{head.name} was found to read a transposed table"
-        table = quantized.array(graph.initializers[head.weight]).T
-        weight = _initializer(graph, stored[head.name], table)
-        matmul.replace_input_with(1, weight)
-        if not transpose.outputs[0].uses():
-            graph.remove(transpose, safe=True)
-
-
-def _initializer(graph: ir.Graph, name: str, data: NDArray[np.generic]) -> ir.Value:
-    import onnx_ir as ir
-
-    if name in graph.initializers:
-        value = graph.initializers[name]
-        value.const_value = ir.tensor(data, name=name)
-        value.shape, value.dtype = ir.Shape(data.shape), ir.DataType.from_numpy(data.dtype)
-        return value
-    value = ir.Value(
-        name=name,
-        shape=ir.Shape(data.shape),
-        type=ir.TensorType(ir.DataType.from_numpy(data.dtype)),
-        const_value=ir.tensor(data, name=name),
-    )
-    graph.register_initializer(value)
-    return value
 
 
 def _rewritten(model: ir.Model, request: MatMulRequest, engine_name: str) -> ir.Model:
@@ -216,9 +204,9 @@ def _rewritten(model: ir.Model, request: MatMulRequest, engine_name: str) -> ir.
     """
     import onnx_ir as ir
 
-    weights = {name: quantized.array(value) for name, value in model.graph.initializers.items() if _is_bulky(value)}
+    weights = {name: array(value) for name, value in model.graph.initializers.items() if _is_bulky(value)}
     for name, weight in weights.items():
-        _initializer(model.graph, name, np.ones((len(weight), *([1] * (weight.ndim - 1))), np.float32))
+        set_initializer(model.graph, name, np.ones((len(weight), *([1] * (weight.ndim - 1))), np.float32))
     metadata = dict(model.metadata_props)
     known = _forget_inner_values(model)
     with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
@@ -227,7 +215,7 @@ def _rewritten(model: ir.Model, request: MatMulRequest, engine_name: str) -> ir.
         rewritten = ir.from_proto(engine(engine_name)(source, request))
     for name, weight in weights.items():
         if name in rewritten.graph.initializers:
-            _initializer(rewritten.graph, name, weight)
+            set_initializer(rewritten.graph, name, weight)
     for value in _inner_values(rewritten):
         value.shape, value.type = known.get(value.name, (None, None))
     # Engines leave their own notes in the metadata, and neural-compressor appends its nodes at the end.
@@ -265,11 +253,11 @@ def _is_bulky(value: ir.Value) -> bool:
 def _store_integers(model: ir.Model, name: str, weight: NDArray[np.float32], axis: int, grid: WeightGrid) -> None:
     """Store the integers, scales and zero points of a weight, in place of an engine's where there are some."""
     integers, scale = quantize_channels(weight, axis=axis, levels=grid.steps)
-    _initializer(model.graph, f"{name}_scale", scale)
+    set_initializer(model.graph, f"{name}_scale", scale)
     for part, data in ((quantized.SUFFIX, integers), ("_zero_point", np.zeros(scale.shape, np.int8))):
         # Flipping the top bit adds 128: the same weights on a grid for kernels that take two unsigned operands.
         stored = data.view(np.uint8) ^ np.uint8(128) if grid is WeightGrid.UINT8 else data
-        _initializer(model.graph, f"{name}{part}", stored)
+        set_initializer(model.graph, f"{name}{part}", stored)
 
 
 def _quantize_lookup(model: ir.Model, node: WeightNode, stored: str) -> None:
@@ -285,7 +273,7 @@ def _quantize_lookup(model: ir.Model, node: WeightNode, stored: str) -> None:
     shared = f"{stored}{quantized.SUFFIX}" in graph.initializers
     if not shared:
         # No kernel multiplies the integers of a table, so none can overflow: the full grid around zero.
-        table = np.asarray(quantized.array(graph.initializers[node.weight]), np.float32)
+        table = np.asarray(array(graph.initializers[node.weight]), np.float32)
         _store_integers(model, stored, table, 0, WeightGrid.INT8)
     integers, scale, ids = graph.initializers[f"{stored}{quantized.SUFFIX}"], f"{stored}_scale", gather.inputs[1]
     new: list[ir.Node] = []
@@ -302,26 +290,14 @@ def _quantize_lookup(model: ir.Model, node: WeightNode, stored: str) -> None:
         rows = add("Transpose", f"{place}/Transpose", rows, perm=[1, 2, 0])
     rows = add("Cast", f"{place}/Cast", rows, to=int(ir.DataType.FLOAT))
     if integers.dtype is ir.DataType.UINT8:
-        rows = add("Sub", f"{place}/Sub", rows, _initializer(graph, f"{place}/middle", np.asarray(128.0, np.float32)))
+        rows = add(
+            "Sub", f"{place}/Sub", rows, set_initializer(graph, f"{place}/middle", np.asarray(128.0, np.float32))
+        )
     scales = add("Gather", f"{place}/Gather", graph.initializers[scale], ids, axis=0)
-    last = _initializer(graph, f"{place}/last_axis", np.asarray([-1], np.int64))
+    last = set_initializer(graph, f"{place}/last_axis", np.asarray([-1], np.int64))
     result = add("Mul", f"{place}/Mul", rows, add("Unsqueeze", f"{place}/Unsqueeze", scales, last))
     old = gather.outputs[0]
     result.shape, result.type = old.shape, old.type
     graph.insert_before(gather, new)
     old.replace_all_uses_with(result)
     graph.remove(gather, safe=True)
-
-
-def _save(model: ir.Model, path: Path) -> int:
-    """Drop what nothing reads any more, write the model, and return the bytes of its weights."""
-    import onnx_ir as ir
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
-
-    RemoveUnusedNodesPass()(model)
-    weight_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-    if weight_bytes > EXTERNAL_DATA_BYTES:
-        ir.save(model, path, external_data=ONNX_DATA_NAME)
-    else:
-        ir.save(model, path)
-    return weight_bytes

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-from qexport import quantized
+from qexport import graph, quantized
 from qexport.errors import ContractError, InputError
 from qexport.inputs.text import TokenSet
 from qexport.runtime import OrtSession
@@ -49,9 +49,9 @@ def calibration_tokens():
 def quantize(parent, folder, *, engine="ort", way="dynamic", nodes="all", grid=None, symmetric=False):
     folder.mkdir()
     selection = parse_selector(nodes).select(weight_nodes(ir.load(parent.onnx_path)))
-    scheme = Int8(activations=WAYS[way], grid=grid, symmetric=symmetric)
+    scheme = Int8(activations=WAYS[way], grid=grid, symmetric=symmetric, engine=engine)
     tokens = calibration_tokens() if way == "static" else None
-    return selection, scheme.apply(parent, selection, folder, engine_name=engine, tokens=tokens)
+    return selection, scheme.apply(parent, selection, folder, tokens=tokens)
 
 
 def initializers(path):
@@ -234,7 +234,7 @@ def test_what_an_engine_leaves_undone_is_an_error(fp32, tmp_path, monkeypatch):
 def test_static_needs_text(fp32, tmp_path):
     selection = parse_selector("attention").select(weight_nodes(ir.load(fp32("gpt2").onnx_path)))
     with pytest.raises(InputError, match="calibration text"):
-        Int8(activations=Static()).apply(fp32("gpt2"), selection, tmp_path, engine_name="ort", tokens=None)
+        Int8(activations=Static()).apply(fp32("gpt2"), selection, tmp_path, tokens=None)
 
 
 @pytest.mark.parametrize(("vnni", "grid"), [(True, "int8"), (False, "uint8")])
@@ -246,7 +246,7 @@ def test_the_processor_decides_the_grid_unless_it_is_chosen(monkeypatch, vnni, g
 
 def test_weights_of_many_bytes_go_to_a_file_of_their_own(fp32, tmp_path, monkeypatch):
     quantize(fp32("gpt2"), tmp_path / "one")
-    monkeypatch.setattr(int8, "EXTERNAL_DATA_BYTES", 1000)
+    monkeypatch.setattr(graph, "EXTERNAL_DATA_BYTES", 1000)
     quantize(fp32("gpt2"), tmp_path / "two")
     assert (tmp_path / "two" / "model.onnx.data").stat().st_size > 1000
     np.testing.assert_array_equal(logits(tmp_path / "one" / "model.onnx"), logits(tmp_path / "two" / "model.onnx"))

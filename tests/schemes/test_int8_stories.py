@@ -102,6 +102,6 @@ def test_the_export_scores_as_torch_does(source, windows, exact):
 def test_ratio_to_fp32(parent, windows, exact, tmp_path, *, engine, way, nodes, most):
     selection = parse_selector(nodes).select(weight_nodes(ir.load(parent.onnx_path)))
     tokens = windows["calibration"] if way == "static" else None
-    Int8(activations=WAYS[way]).apply(parent, selection, tmp_path, engine_name=engine, tokens=tokens)
+    Int8(activations=WAYS[way], engine=engine).apply(parent, selection, tmp_path, tokens=tokens)
     ratio = perplexity(OrtSession(tmp_path / "model.onnx", threads=1).logits, windows["evaluation"]) / exact
     assert 0.99 < ratio <= most
