@@ -72,7 +72,9 @@ class QuantizedNode(_Value):
     weight_dtype: str
     """``int8``, ``uint8``; for bitsandbytes ``int8``, ``fp4``, ``nf4``."""
     per_channel: bool
-    activation: Literal["none", "static", "dynamic"]
+    activation: Literal["none", "static", "dynamic", "per-token"]
+    block_size: int | None = None
+    """Weights that share a scale, where that is a block and neither a channel nor the whole weight."""
 
 
 class CalibrationInfo(_Value):

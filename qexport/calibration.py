@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from qexport.errors import ContractError, InputError
 from qexport.numerics import histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     import onnx_ir as ir
@@ -33,6 +33,11 @@ PREFILL_CHUNK = 128
 """Tokens per prefill step: what bounds the activations held at once."""
 DECODE_STEPS = 8
 """Tokens at the end of each window that are fed one by one."""
+
+SAMPLE_WINDOWS = 16
+"""Windows of which rows are kept."""
+SAMPLE_ROWS = 512
+"""Rows of an activation that are kept."""
 
 Ranges = Mapping[str, histogram.Range]
 """Range of each activation tensor, by its name in the graph."""
@@ -86,37 +91,51 @@ def method_label(method: Method) -> str:
     return f"{name}({settings})" if settings else name
 
 
-def calibrate(artifact: Artifact, tensors: Sequence[str], tokens: TokenSet, method: Method) -> Ranges:
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """A change of the graph that comes before it is observed."""
+
+    make: Callable[[ir.Model], None]
+    digest: str
+    """Differs where the change does."""
+
+
+def calibrate(
+    artifact: Artifact, tensors: Sequence[str], tokens: TokenSet, method: Method, *, edit: Edit | None = None
+) -> Ranges:
     """Ranges of activation tensors over a set of token windows.
 
-    The result is kept in the cache folder under a key of model, tensors, tokens and method, and read from there when
-    the same is asked again.
+    The result is kept in the cache folder under a key of model, edit, tensors, tokens and method, and read from there
+    when the same is asked again.
 
     Args:
         artifact: an fp32 artifact.
         tensors: names of the float tensors to observe.
         tokens: windows of text, as they are evaluated.
         method: how a range is taken from the values seen.
+        edit: what is done to the artifact's graph first; the tensors are those of the edited graph.
 
     Raises:
         InputError: there are no windows.
         ContractError: an activation is not finite.
     """
-    if not tokens.sequences:
-        raise InputError("the calibration text gives no window of tokens; give a longer text")
+    _require_windows(tokens)
     names = sorted(set(tensors))
-    key = hashlib.sha256(
-        json.dumps(
-            [1, artifact.sha256, names, tokens.sha256, method_label(method), PREFILL_CHUNK, DECODE_STEPS]
-        ).encode()
-    ).hexdigest()
+    graph = [artifact.sha256, edit.digest if edit else ""]
+    settings = [names, tokens.sha256, method_label(method), PREFILL_CHUNK, DECODE_STEPS]
+    key = hashlib.sha256(json.dumps([2, graph, settings]).encode()).hexdigest()
     cached = cache_folder() / "ranges" / f"{key}.json"
     ranges = _read_ranges(cached, names)
     if ranges is None:
-        seen = _observe(artifact, names, tokens)
+        seen = _observe(artifact, names, tokens, edit)
         ranges = {name: method.range(seen[name]) for name in names}
         _write_ranges(cached, ranges)
     return ranges
+
+
+def _require_windows(tokens: TokenSet) -> None:
+    if not tokens.sequences:
+        raise InputError("the calibration text gives no window of tokens; give a longer text")
 
 
 def cache_folder() -> Path:
@@ -148,14 +167,64 @@ def _write_ranges(path: Path, ranges: Ranges) -> None:
         logger.info("the calibration cache was not written: %s", error)
 
 
-def _observe(artifact: Artifact, names: Sequence[str], tokens: TokenSet) -> dict[str, histogram.Histogram]:
-    import onnx_ir as ir
-
+def _observe(
+    artifact: Artifact, names: Sequence[str], tokens: TokenSet, edit: Edit | None = None
+) -> dict[str, histogram.Histogram]:
     seen = {name: histogram.Histogram() for name in names}
-    for values in stream(ir.load(artifact.onnx_path), names, tokens):
+    for values in stream(_load(artifact, edit), names, tokens):
         for name in names:
             _add(seen[name], values[name], name)
     return seen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Some rows of an activation, and the largest magnitude that each of its channels was seen with."""
+
+    rows: NDArray[np.float32]
+    """``[rows, channels]``, evenly taken from the text."""
+    peaks: NDArray[np.float32]
+    """``[channels]``, over all tokens that were run."""
+
+
+def sample(artifact: Artifact, tensors: Sequence[str], tokens: TokenSet) -> dict[str, Sample]:
+    """Run a part of the calibration text and keep some rows of each activation.
+
+    At most :data:`SAMPLE_WINDOWS` windows are run, evenly taken, and about :data:`SAMPLE_ROWS` rows kept.
+
+    Raises:
+        InputError: there are no windows.
+        ContractError: an activation is not finite.
+    """
+    import numpy as np
+
+    windows = _part(tokens, SAMPLE_WINDOWS)
+    every = -(-windows.tokens // SAMPLE_ROWS)
+    names = sorted(set(tensors))
+    kept: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+    peaks: dict[str, NDArray[np.float32]] = {}
+    at = 0
+    for values in stream(_load(artifact, None), names, windows, what="sampling"):
+        for name in names:
+            rows = values[name].reshape(-1, values[name].shape[-1])
+            if not np.isfinite(rows).all():
+                raise ContractError(f"{name}: activations hold NaN or infinity on the calibration text")
+            kept[name].append(rows[-at % every :: every])
+            high = np.abs(rows).max(axis=0)
+            peaks[name] = np.maximum(peaks[name], high) if name in peaks else high
+        at += values[names[0]].shape[1]
+    return {name: Sample(rows=np.concatenate(kept[name]), peaks=peaks[name]) for name in names}
+
+
+def _part(tokens: TokenSet, windows: int) -> TokenSet:
+    """At most so many of the windows, evenly taken.
+
+    Raises:
+        InputError: there are none.
+    """
+    _require_windows(tokens)
+    every = -(-len(tokens.sequences) // windows)
+    return replace(tokens, sequences=tokens.sequences[::every])
 
 
 def stream(
@@ -179,6 +248,15 @@ def stream(
                     past = runtime.present_to_past(values)
                     yield values
                 advance()
+
+
+def _load(artifact: Artifact, edit: Edit | None) -> ir.Model:
+    import onnx_ir as ir
+
+    model = ir.load(artifact.onnx_path)
+    if edit is not None:
+        edit.make(model)
+    return model
 
 
 def _add(seen: histogram.Histogram, values: NDArray[np.float32], name: str) -> None:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from qexport.artifact import Artifact
     from qexport.inputs.text import Text
-    from qexport.pipeline import Int8Options, Plan, Trust
+    from qexport.pipeline import Plan, Trust
+    from qexport.selection import Selector
 
 app = typer.Typer(
     name="qexport",
@@ -42,14 +43,19 @@ ArtifactArgument = Annotated[
 OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to make.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it is there.")]
 ExporterOption = Annotated[
-    Literal["fused", "optimum"], typer.Option("--exporter", help="fused: GroupQueryAttention. optimum: plain ONNX ops.")
+    Literal["fused", "optimum"] | None,
+    typer.Option(
+        "--exporter", help="fused: GroupQueryAttention. optimum: plain ONNX ops. Default: what the target runs."
+    ),
 ]
 RevisionOption = Annotated[str | None, typer.Option("--revision", help="Commit, tag or branch of a Hugging Face id.")]
 PickleOption = Annotated[bool, typer.Option("--allow-pickle", help="Accept pickled weights, which can run code.")]
 RemoteOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run the code that comes with the model.")]
 NodesOption = Annotated[
     str | None,
-    typer.Option("--nodes", metavar="ROLES", help="all, attention, mlp, lm-head, embedding, comma-joined; or @FILE."),
+    typer.Option(
+        "--nodes", metavar="ROLES", help="all, body, attention, mlp, lm-head, embedding, comma-joined; or @FILE."
+    ),
 ]
 IncludeOption = Annotated[
     list[str] | None, typer.Option("--include", metavar="REGEX", help="Also nodes whose whole name or module matches.")
@@ -57,17 +63,46 @@ IncludeOption = Annotated[
 ExcludeOption = Annotated[
     list[str] | None, typer.Option("--exclude", metavar="REGEX", help="But not nodes whose name or module matches.")
 ]
+RecipeOption = Annotated[str, typer.Option("--recipe", help="A name that `qexport recipes` lists.")]
 EngineOption = Annotated[
-    Literal["inc", "ort"], typer.Option("--engine", help="inc: neural-compressor. ort: onnxruntime.quantization.")
+    Literal["inc", "ort"] | None,
+    typer.Option("--engine", help="INT8: inc (neural-compressor, the default) or ort (onnxruntime.quantization)."),
 ]
 MethodOption = Annotated[
     Literal["minmax", "percentile", "entropy", "mse"] | None,
-    typer.Option("--method", help="How static ranges are taken from the calibration text."),
+    typer.Option("--method", help="INT8: how static ranges are taken from the calibration text."),
 ]
-SymmetricOption = Annotated[bool, typer.Option("--symmetric", help="Symmetric static activation ranges.")]
+SymmetricOption = Annotated[
+    bool | None,
+    typer.Option("--symmetric/--asymmetric", help="INT8: static activation ranges. 4 and 8 bit: the weights' blocks."),
+]
 WeightsOption = Annotated[
     Literal["auto", "int8", "int8-reduced", "uint8"],
-    typer.Option("--weights", help="Weight grid. auto: int8 on CPUs with VNNI, uint8 without."),
+    typer.Option("--weights", help="INT8: the weight grid. auto: int8 on CPUs with VNNI, uint8 without."),
+]
+SmoothOption = Annotated[
+    bool | None, typer.Option("--smooth/--no-smooth", help="INT8: SmoothQuant, alpha searched on the calibration text.")
+]
+PerTokenOption = Annotated[
+    bool | None, typer.Option("--per-token/--per-tensor", help="INT8, dynamic: a range for each token.")
+]
+BlockSizeOption = Annotated[
+    int | None, typer.Option("--block-size", help="4 and 8 bit: weights that share a scale: 16, 32, 64, 128.")
+]
+ComputeOption = Annotated[
+    Literal["float", "int8"] | None,
+    typer.Option("--compute", help="4 and 8 bit: whether the CPU kernel rounds activations to int8."),
+]
+HeadBitsOption = Annotated[
+    int | None, typer.Option("--head-bits", help="4 bit: other bits for the output head and a table tied to it.")
+]
+ActivationsOption = Annotated[
+    Literal["static", "none"] | None,
+    typer.Option("--activations", help="fp8: whether activations are rounded too, or weights only."),
+]
+TargetOption = Annotated[
+    Literal["cpu", "cuda", "tensorrt", "web"] | None,
+    typer.Option("--target", help="Where it is to run; what would fall back there is refused."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -93,7 +128,7 @@ def _root(
 def export(
     model: ModelArgument,
     output: OutputOption,
-    exporter: ExporterOption = "fused",
+    exporter: ExporterOption = None,
     revision: RevisionOption = None,
     overwrite: OverwriteOption = False,
     allow_pickle: PickleOption = False,
@@ -107,7 +142,7 @@ def export(
         artifact = pipeline.export(
             model,
             output,
-            exporter=exporter,
+            exporter=exporter or "fused",
             revision=revision,
             trust=_trust(allow_pickle, trust_remote_code),
             overwrite=overwrite,
@@ -116,25 +151,49 @@ def export(
 
 
 @app.command()
+def recipes(as_json: JsonOption = False) -> None:
+    """List the recipes, what each is, and its options."""
+    with _errors():
+        from qexport.recipes import RECIPES
+
+        rows = [
+            {"name": each.name, "summary": each.summary, "nodes": each.nodes, "options": list(each.scheme.OPTIONS)}
+            for each in RECIPES.values()
+        ]
+        if as_json:
+            typer.echo(json.dumps(rows, indent=1))
+            return
+        from rich.table import Table
+
+        table = Table(box=None, header_style="dim", pad_edge=False)
+        for heading in ("recipe", "what it is", "options"):
+            table.add_column(heading, overflow="fold")
+        for each in RECIPES.values():
+            table.add_row(each.name, each.summary, ", ".join(each.scheme.OPTIONS).replace("_", "-"))
+        _console(stderr=False).print(table)
+
+
+@app.command()
 def nodes(
     model: ArtifactArgument,
     nodes: NodesOption = None,
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
-    exporter: ExporterOption = "fused",
+    recipe: RecipeOption = "int8-static",
+    exporter: ExporterOption = None,
     revision: RevisionOption = None,
     allow_pickle: PickleOption = False,
     trust_remote_code: RemoteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which nodes a selection names, and their bytes before and after INT8."""
+    """Show which nodes a selection names, and their bytes before and after a recipe."""
     with _errors():
         from qexport import pipeline
-        from qexport.selection import parse_selector
 
         plan = pipeline.plan(
             model,
-            parse_selector(nodes, include or (), exclude or ()),
+            _selector(nodes, include, exclude),
+            recipe_name=recipe,
             exporter=exporter,
             revision=revision,
             trust=_trust(allow_pickle, trust_remote_code),
@@ -146,23 +205,28 @@ def nodes(
 def quantize(
     model: ArtifactArgument,
     output: OutputOption,
-    recipe: Annotated[str, typer.Option("--recipe", help="int8-static, int8-dynamic, bnb-int8, bnb-fp4, bnb-nf4.")] = (
-        "int8-static"
-    ),
+    recipe: RecipeOption = "int8-static",
     nodes: NodesOption = None,
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
-    engine: EngineOption = "inc",
+    target: TargetOption = None,
+    engine: EngineOption = None,
     method: MethodOption = None,
-    symmetric: SymmetricOption = False,
+    symmetric: SymmetricOption = None,
     weights: WeightsOption = "auto",
+    smooth: SmoothOption = None,
+    per_token: PerTokenOption = None,
+    block_size: BlockSizeOption = None,
+    compute: ComputeOption = None,
+    head_bits: HeadBitsOption = None,
+    activations: ActivationsOption = None,
     text: Annotated[
         Path | None, typer.Option("--text", metavar="FILE", help="Calibration text: txt, jsonl or a JSON list.")
     ] = None,
     dataset: Annotated[
         str | None, typer.Option("--dataset", metavar="NAME:CONFIG:SPLIT", help="Calibration text from `datasets`.")
     ] = None,
-    exporter: ExporterOption = "fused",
+    exporter: ExporterOption = None,
     revision: RevisionOption = None,
     overwrite: OverwriteOption = False,
     allow_pickle: PickleOption = False,
@@ -172,14 +236,25 @@ def quantize(
     """Quantize a model, and check that what was asked for is what is in the file."""
     with _errors():
         from qexport import pipeline
-        from qexport.selection import parse_selector
 
         artifact = pipeline.quantize(
             model,
             output,
             recipe_name=recipe,
-            selector=parse_selector(nodes, include or (), exclude or ()),
-            int8=_int8_options(engine, method, symmetric=symmetric, weights=weights),
+            selector=_selector(nodes, include, exclude),
+            options=_given(
+                target=target,
+                engine=engine,
+                method=method,
+                symmetric=symmetric,
+                grid=None if weights == "auto" else weights,
+                smooth=smooth,
+                per_token=per_token,
+                block_size=block_size,
+                compute=compute,
+                head_bits=head_bits,
+                activations=activations,
+            ),
             text=_text(text, dataset, "--text", "--dataset"),
             exporter=exporter,
             revision=revision,
@@ -214,8 +289,8 @@ def compare(
         Literal["cpu", "cuda"], typer.Option("--provider", help="Where it runs; not there is an error.")
     ] = "cpu",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads; default all processors.")] = None,
-    engine: EngineOption = "inc",
-    exporter: ExporterOption = "fused",
+    engine: EngineOption = None,
+    exporter: ExporterOption = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Fresh processes per row that are timed.")] = 3,
     keep_artifacts: Annotated[bool, typer.Option("--keep-artifacts", help="Keep the models in the report.")] = False,
     overwrite: OverwriteOption = False,
@@ -239,7 +314,7 @@ def compare(
             options=pipeline.CompareOptions(
                 provider=provider,
                 threads=threads,
-                int8=pipeline.Int8Options(engine=engine),
+                engine=engine or "inc",
                 exporter=exporter,
                 rounds=rounds,
                 keep_artifacts=keep_artifacts,
@@ -262,17 +337,18 @@ def _trust(allow_pickle: bool, remote_code: bool) -> Trust:
     return Trust(allow_pickle=allow_pickle, remote_code=remote_code)
 
 
-def _int8_options(engine: str, method: str | None, *, symmetric: bool, weights: str) -> Int8Options:
-    from qexport.calibration import METHODS
-    from qexport.pipeline import Int8Options
-    from qexport.schemes.int8 import WeightGrid
+def _given(**options: object) -> dict[str, object]:
+    """The options that were typed."""
+    return {name: value for name, value in options.items() if value is not None}
 
-    return Int8Options(
-        engine=engine,
-        method=METHODS[method] if method else None,
-        symmetric=symmetric,
-        grid=None if weights == "auto" else WeightGrid(weights),
-    )
+
+def _selector(nodes: str | None, include: list[str] | None, exclude: list[str] | None) -> Selector | None:
+    """What was typed of a selection; None where nothing was."""
+    from qexport.selection import parse_selector
+
+    if nodes is None and not include and not exclude:
+        return None
+    return parse_selector(nodes, include or (), exclude or ())
 
 
 def _text(file: Path | None, dataset: str | None, file_option: str, dataset_option: str) -> Text | None:

@@ -9,6 +9,7 @@ import numpy as np
 from qexport.artifact import ONNX_DATA_NAME, ONNX_NAME
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import onnx_ir as ir
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 EXTERNAL_DATA_BYTES = 1_900_000_000
 """Weights beyond this go to a file of their own: protobuf ends at 2 GiB."""
+_INLINE_BYTES = 1024
+"""Smaller initializers stay in ``model.onnx``: shapes and axes are read before weights are."""
+_PAGE_BYTES = 4096
+"""Tensors begin at a page, so that mapping one maps nothing of another."""
 
 
 def array(value: ir.Value) -> NDArray[np.generic]:
@@ -58,12 +63,25 @@ def untie(model: ir.Model, head: WeightNode, name: str) -> None:
         graph.remove(transpose, safe=True)
 
 
+def replace_node(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
+    """Put a node in another's place: its one output takes over the name, the type, the shape and the readers."""
+    before, after = old.outputs[0], new.outputs[0]
+    after.type, after.shape = before.type, before.shape
+    graph.insert_before(old, new)
+    before.replace_all_uses_with(after, replace_graph_outputs=True)
+    graph.remove(old, safe=True)
+    after.name = before.name
+
+
 def save(model: ir.Model, folder: Path, *, external_data_bytes: int | None = None) -> int:
     """Drop what nothing reads any more, write ``model.onnx``, and return the bytes of its weights.
 
+    Initializers over the same memory are stored once, in ``model.onnx.data``: ONNX Runtime maps each of them by itself,
+    and what it has packed for a kernel it lets go, while the rows that are looked up stay in the file.
+
     Args:
         model: the graph; it is changed.
-        folder: where the file goes.
+        folder: where the files go.
         external_data_bytes: weights of more bytes than this go to ``model.onnx.data``; None takes
             :data:`EXTERNAL_DATA_BYTES`.
     """
@@ -71,7 +89,47 @@ def save(model: ir.Model, folder: Path, *, external_data_bytes: int | None = Non
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     RemoveUnusedNodesPass()(model)
-    weight_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    values = [value for value in model.graph.initializers.values() if value.const_value is not None]
+    stored = {_memory(value.const_value): value.const_value.nbytes for value in values if value.const_value is not None}
+    weight_bytes = sum(stored.values())
     limit = EXTERNAL_DATA_BYTES if external_data_bytes is None else external_data_bytes
-    ir.save(model, folder / ONNX_NAME, external_data=ONNX_DATA_NAME if weight_bytes > limit else None)
+    if weight_bytes > limit or len(stored) < len(values):
+        _store_outside(values, folder)
+    ir.save(model, folder / ONNX_NAME)
     return weight_bytes
+
+
+def _memory(tensor: ir.TensorProtocol) -> tuple[int, int]:
+    """Which memory a tensor is over: arrays that are views of one have the same."""
+    import onnx_ir as ir
+
+    held = tensor.raw if isinstance(tensor, ir.Tensor) else None
+    return (held.ctypes.data if isinstance(held, np.ndarray) else id(tensor), tensor.nbytes)
+
+
+def _store_outside(values: Sequence[ir.Value], folder: Path) -> None:
+    """Write the contents of initializers to ``model.onnx.data``, each once, and let the initializers point there."""
+    import onnx_ir as ir
+
+    places: dict[tuple[int, int], int] = {}
+    kept: list[ir.TensorProtocol] = []  # so that no other tensor gets the memory of one that was written
+    with (folder / ONNX_DATA_NAME).open("wb") as file:
+        for value in values:
+            tensor = value.const_value
+            if tensor is None or tensor.nbytes < _INLINE_BYTES:
+                continue
+            memory = _memory(tensor)
+            if memory not in places:
+                file.write(bytes(-file.tell() % _PAGE_BYTES))
+                places[memory] = file.tell()
+                file.write(tensor.tobytes())
+                kept.append(tensor)
+            value.const_value = ir.ExternalTensor(
+                ONNX_DATA_NAME,
+                places[memory],
+                tensor.nbytes,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=str(value.name),
+                base_dir=folder,
+            )

@@ -28,7 +28,7 @@ from qexport.artifact import Artifact, load_artifact
 from qexport.errors import InputError, NotComparable, QExportError, UnsupportedHere, near_names
 from qexport.metrics import Samples, Trial, footprint, latency, perplexity
 from qexport.record import Conditions, Measurement, Published
-from qexport.runtime import Observe, Provider, ProviderUnavailable, Session, open_session
+from qexport.runtime import Observe, Provider, ProviderUnavailable, Session, open_session, warm_up
 
 if TYPE_CHECKING:
     from qexport.inputs.text import TokenSet
@@ -72,6 +72,7 @@ class RunMetric:
 METRICS: dict[str, StoredMetric | RunMetric] = {
     "disk_bytes": StoredMetric(unit="bytes", read=footprint.disk_bytes),
     "weight_bytes": StoredMetric(unit="bytes", read=footprint.weight_bytes),
+    "loaded_rss_bytes": RunMetric(unit="bytes", tokens="sentences", run=footprint.loaded_rss),
     "peak_rss_bytes": RunMetric(unit="bytes", tokens="sentences", run=footprint.peak_rss),
     "peak_device_bytes": RunMetric(
         unit="bytes", tokens="sentences", run=footprint.peak_device, observe="device memory", needs_device=True
@@ -343,6 +344,8 @@ def _answer(question: _Question) -> _Answer:
     with np.load(question.sequences) as archive:
         sequences = tuple(archive[f"arr_{index}"] for index in range(len(archive.files)))
     versions = _import_runtime(artifact.manifest.kind)
+    if artifact.manifest.kind == "onnx":
+        warm_up()
     baseline_rss_bytes = footprint.rss_bytes()
     session = open_session(artifact, provider=question.provider, threads=question.threads, observe=metric.observe)
     trial = Trial(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from qexport import __version__, engines, progress, runtime
+from qexport import __version__, engines, progress, runtime, targets
 from qexport.artifact import (
     MANIFEST_NAME,
     ONNX_DATA_NAME,
@@ -27,20 +30,19 @@ from qexport.artifact import (
     new_artifact,
     sweep,
 )
-from qexport.calibration import Method, method_label
-from qexport.errors import InputError, UnsupportedHere
+from qexport.errors import InputError, SelectionError, UnsupportedHere
 from qexport.export import Exporter, export_model
 from qexport.inputs.bundled import bundled, find_bundled
 from qexport.inputs.experiment import Experiment, Row, default_experiment, load_experiment
 from qexport.inputs.models import ModelSource, load_tokenizer, locate_model
 from qexport.inputs.text import Text, TokenSet, load_text, make_sentences, make_windows
 from qexport.measure import METRICS, Job, RunMetric, measure_rounds
-from qexport.recipes import Fp32, Recipe, recipe
+from qexport.recipes import Fp32, OnnxSchemes, Recipe, recipe
 from qexport.record import Measurement
 from qexport.report import check_report_folder, write_report
 from qexport.schemes import SchemeResult
 from qexport.schemes.bnb import Bnb
-from qexport.schemes.int8 import Int8, Static, WeightGrid
+from qexport.schemes.int8 import Int8
 from qexport.selection import Selection, Selector, WeightNode, parse_selector, weight_nodes
 from qexport.torch_runtime import parameter_count
 
@@ -53,8 +55,7 @@ CALIBRATION_TEXT = "calibration/calibration.jsonl"
 CALIBRATION_WINDOW = 512
 """Most tokens of a calibration window, BOS included; cut to the model's context."""
 CALIBRATION_WINDOWS = 64
-EVERYTHING = Selector()
-"""All weight nodes."""
+NO_OPTIONS: Mapping[str, object] = MappingProxyType({})
 LATENCY_ROUNDS = 3
 """Fresh processes per artifact whose sentences are timed, the artifacts in turn."""
 
@@ -68,32 +69,13 @@ class Trust:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Int8Options:
-    """Choices for INT8 recipes; None leaves a choice to the recipe."""
-
-    engine: str = "inc"
-    method: Method | None = None
-    symmetric: bool = False
-    grid: WeightGrid | None = None
-
-    def applied(self, scheme: Int8) -> Int8:
-        """The scheme with these choices."""
-        activations = scheme.activations
-        if self.method is not None or self.symmetric:
-            if not isinstance(activations, Static):
-                raise InputError("--method and --symmetric are for static activations; use --recipe int8-static")
-            activations = Static(method=self.method or activations.method)
-        return replace(scheme, activations=activations, symmetric=self.symmetric, grid=self.grid)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What would be quantized, before anything is."""
 
     selection: Selection
     nodes: tuple[WeightNode, ...]
     """All weight nodes of the graph, selected or not."""
-    scheme: Int8
+    recipe: Recipe
 
     @property
     def parameters(self) -> int:
@@ -116,7 +98,7 @@ class Plan:
 
     def bytes_after(self, node: WeightNode) -> int:
         """Bytes of the node's weight once quantized."""
-        return self.scheme.stored_bytes(node)
+        return _onnx_scheme(self.recipe).stored_bytes(node)
 
 
 def export(
@@ -166,31 +148,54 @@ def _export(source: ModelSource, folder: Path, exporter: Exporter, *, overwrite:
 
 def plan(
     model: str,
-    selector: Selector,
+    selector: Selector | None = None,
     *,
     recipe_name: str = "int8-static",
-    exporter: Exporter = "fused",
+    options: Mapping[str, object] = NO_OPTIONS,
+    exporter: Exporter | None = None,
     revision: str | None = None,
     trust: Trust = Trust(),
 ) -> Plan:
-    """Which nodes a selector chooses from a model, or from an fp32 artifact.
+    """Which nodes a selector chooses from a model, or from an fp32 artifact; None takes those the recipe is for.
 
     Raises:
-        SelectionError: a rule matches nothing.
+        SelectionError: a rule matches nothing, or a node that the recipe has no form for.
         InputError: the model cannot be used, or the recipe does not take a selection of nodes.
+        UnsupportedHere: the target cannot run the recipe.
     """
     import onnx_ir as ir
 
-    scheme = _takes_nodes(recipe(recipe_name))
-    with _fp32(model, exporter, revision, trust) as parent:
+    chosen = recipe(recipe_name).configured(options)
+    if not chosen.takes_nodes:
+        raise InputError(f"{chosen.name}: has no choice of nodes; choose int8-static or another recipe that has")
+    with _fp32(model, _exporter(exporter, chosen), revision, trust) as parent:
         nodes = weight_nodes(ir.load(parent.onnx_path))
-    return Plan(selection=selector.select(nodes), nodes=nodes, scheme=scheme)
+    return Plan(selection=_select(chosen, selector, nodes), nodes=nodes, recipe=chosen)
 
 
-def _takes_nodes(chosen: Recipe) -> Int8:
-    if not isinstance(chosen.scheme, Int8):
-        raise InputError(f"{chosen.name}: has no choice of nodes; choose int8-static or int8-dynamic")
+def _onnx_scheme(chosen: Recipe) -> OnnxSchemes:
+    assert not isinstance(chosen.scheme, Fp32 | Bnb), f"{chosen.name} rewrites no graph"
     return chosen.scheme
+
+
+def _exporter(exporter: Exporter | None, chosen: Recipe) -> Exporter:
+    """The exporter asked for, or the one whose graphs the recipe's target can run."""
+    if exporter is not None or isinstance(chosen.scheme, Fp32 | Bnb):
+        return exporter or "fused"
+    return targets.exporter_for(chosen.scheme.target)
+
+
+def _select(chosen: Recipe, selector: Selector | None, nodes: tuple[WeightNode, ...]) -> Selection:
+    """The nodes that are asked for, each of which the recipe must have a form for.
+
+    Raises:
+        SelectionError: a rule matches nothing, or a node that the recipe has no form for.
+    """
+    selection = (selector or targets.default_selector(chosen)).select(nodes)
+    for node in selection.nodes:
+        if reason := _onnx_scheme(chosen).refusal(node):
+            raise SelectionError(f"{chosen.name}: {node.name}: {reason}")
+    return selection
 
 
 def quantize(
@@ -198,10 +203,10 @@ def quantize(
     folder: Path,
     *,
     recipe_name: str = "int8-static",
-    selector: Selector = EVERYTHING,
-    int8: Int8Options = Int8Options(),
+    selector: Selector | None = None,
+    options: Mapping[str, object] = NO_OPTIONS,
     text: Text | None = None,
-    exporter: Exporter = "fused",
+    exporter: Exporter | None = None,
     revision: str | None = None,
     trust: Trust = Trust(),
     overwrite: bool = False,
@@ -212,10 +217,10 @@ def quantize(
         model: hub id, local folder, ``reference``, or the folder of an fp32 artifact.
         folder: the artifact to be made.
         recipe_name: a key of ``RECIPES``.
-        selector: which nodes; bitsandbytes recipes take all only.
-        int8: choices for INT8 recipes.
+        selector: which nodes; None takes those that the recipe is for.
+        options: choices among the options of the recipe's scheme, by name.
         text: calibration text; None takes the bundled one.
-        exporter: used where ``model`` is not an artifact yet.
+        exporter: used where ``model`` is not an artifact yet; None takes the one that the target can run.
         revision: of a hub id.
         trust: see :class:`Trust`.
         overwrite: replace an artifact that is there.
@@ -223,19 +228,15 @@ def quantize(
     Raises:
         QExportError: see the errors of the parts.
     """
-    chosen = recipe(recipe_name)
+    chosen = recipe(recipe_name).configured(options)
     check_output(folder, overwrite=overwrite)
+    if selector is not None and not chosen.takes_nodes:
+        raise InputError(f"{recipe_name}: takes the model as a whole; leave --nodes out")
     match chosen.scheme:
         case Fp32():
             raise InputError("fp32 is no quantization; use `qexport export`")
         case Bnb():
-            if selector != EVERYTHING:
-                raise InputError(f"{recipe_name}: bitsandbytes quantizes all linear layers; leave --nodes out")
-            if int8 != Int8Options(engine=int8.engine):
-                raise InputError(
-                    f"{recipe_name}: --method, --symmetric and --weights are for INT8 recipes; leave them out"
-                )
-            _refuse_text(recipe_name, text)
+            _refuse_text(chosen, text)
             if _is_artifact(model):
                 raise InputError(
                     f"{model}: bitsandbytes recipes start from the model itself, not from an ONNX artifact"
@@ -243,28 +244,24 @@ def quantize(
             source = _locate(model, revision, trust)
             info = _model_info(source, parameter_count(source.path))
             return _apply_bnb(source, info, chosen, folder, overwrite=overwrite)
-        case Int8():
-            engines.require(int8.engine)
-            configured = replace(chosen, scheme=int8.applied(chosen.scheme))
-            static = isinstance(chosen.scheme.activations, Static)
-            if not static:
-                _refuse_text(recipe_name, text)
-            with _fp32(model, exporter, revision, trust) as parent:
-                tokens = _calibration_tokens(parent, text) if static else None
-                return _apply_int8(
-                    parent,
-                    configured,
-                    folder,
-                    selector=selector,
-                    engine=int8.engine,
-                    tokens=tokens,
-                    overwrite=overwrite,
-                )
+        case scheme:
+            targets.require(chosen)
+            _require_engine(chosen)
+            if not scheme.calibration:
+                _refuse_text(chosen, text)
+            with _fp32(model, _exporter(exporter, chosen), revision, trust) as parent:
+                tokens = _calibration_tokens(parent, text) if scheme.calibration else None
+                return _apply_onnx(parent, chosen, folder, selector=selector, tokens=tokens, overwrite=overwrite)
 
 
-def _refuse_text(recipe_name: str, text: Text | None) -> None:
+def _require_engine(chosen: Recipe) -> None:
+    if isinstance(chosen.scheme, Int8):
+        engines.require(chosen.scheme.engine)
+
+
+def _refuse_text(chosen: Recipe, text: Text | None) -> None:
     if text is not None:
-        raise InputError(f"{recipe_name}: calibration text is for int8-static; leave it out")
+        raise InputError(f"{chosen.name}: learns nothing from calibration text; leave it out")
 
 
 def _apply_bnb(
@@ -288,44 +285,40 @@ def _apply_bnb(
     return load_artifact(folder)
 
 
-def _apply_int8(
+def _apply_onnx(
     parent: Artifact,
     chosen: Recipe,
     folder: Path,
     *,
-    selector: Selector,
-    engine: str,
+    selector: Selector | None,
     tokens: TokenSet | None,
     overwrite: bool = False,
 ) -> Artifact:
     import onnx_ir as ir
 
-    scheme = chosen.scheme
-    assert isinstance(scheme, Int8)
-    selection = selector.select(weight_nodes(ir.load(parent.onnx_path)))
+    scheme = _onnx_scheme(chosen)
+    graph = ir.load(parent.onnx_path)
+    targets.check(graph, scheme.target, "the fp32 artifact")
+    selection = _select(chosen, selector, weight_nodes(graph))
+    del graph
+    gc.collect()  # a graph is a ring of references: GPT-2's float weights would be held twice, 0.5 GB
     with new_artifact(folder, overwrite=overwrite) as draft:
-        with progress.task(f"quantizing {chosen.name} ({selector.label})"):
-            result = scheme.apply(parent, selection, draft.path, engine_name=engine, tokens=tokens)
+        with progress.task(f"quantizing {chosen.name} ({selection.selector.label})"):
+            result = scheme.apply(parent, selection, draft.path, tokens=tokens)
+        targets.check(ir.load(draft.path / ONNX_NAME), scheme.target, chosen.name)
         _copy_side_files(parent, draft.path)
-        draft.finish(_int8_manifest(parent, chosen, selection, result, engine=engine, tokens=tokens))
+        draft.finish(_manifest(parent, chosen, selection, result, tokens))
     return load_artifact(folder)
 
 
-def _int8_manifest(
-    parent: Artifact,
-    chosen: Recipe,
-    selection: Selection,
-    result: SchemeResult,
-    *,
-    engine: str,
-    tokens: TokenSet | None,
+def _manifest(
+    parent: Artifact, chosen: Recipe, selection: Selection, result: SchemeResult, tokens: TokenSet | None
 ) -> Manifest:
-    scheme = chosen.scheme
-    assert isinstance(scheme, Int8)
+    scheme = _onnx_scheme(chosen)
     calibration = None
-    if tokens is not None and isinstance(scheme.activations, Static):
+    if tokens is not None:
         calibration = CalibrationInfo(
-            method=method_label(scheme.activations.method),
+            method=scheme.calibration,
             text=tokens.origin,
             tokens_sha256=tokens.sha256,
             windows=len(tokens.sequences),
@@ -336,14 +329,15 @@ def _int8_manifest(
         model=parent.manifest.model,
         exporter=parent.manifest.exporter,
         recipe=chosen.name,
-        engine=engine,
+        engine=scheme.engine,
         parent_sha256=parent.sha256,
-        selection=selection.info(),
+        selection=selection.info() if chosen.takes_nodes else None,
         quantized=result.quantized,
-        settings=result.settings,
+        settings=result.settings | {"target": scheme.target},
         calibration=calibration,
         weight_bytes=result.weight_bytes,
-        versions=_versions("onnx", "onnxruntime", *(["neural-compressor"] if engine == "inc" else [])),
+        versions=_versions("onnx", "onnxruntime", *(["neural-compressor"] if scheme.engine == "inc" else []))
+        | result.versions,
     )
 
 
@@ -353,8 +347,10 @@ class CompareOptions:
 
     provider: Provider = "cpu"
     threads: int | None = None
-    int8: Int8Options = Int8Options()
-    exporter: Exporter = "fused"
+    engine: str = "inc"
+    """Of the rows that do not name one."""
+    exporter: Exporter | None = None
+    """None takes the one whose graphs the provider can run."""
     rounds: int = LATENCY_ROUNDS
     keep_artifacts: bool = False
     trust: Trust = Trust()
@@ -401,9 +397,9 @@ def compare(
     """
     check_report_folder(folder, overwrite=overwrite)
     runtime.require_provider(options.provider)
-    wanted = _wanted_rows(experiment)
-    if any(isinstance(row.recipe.scheme, Int8) for row in wanted):
-        engines.require(options.int8.engine)
+    wanted = _wanted_rows(experiment, options)
+    for row in wanted:
+        _require_engine(row.recipe)
     evaluation = evaluation or load_text(experiment.evaluation_path)
     calibration = calibration or load_text(experiment.calibration_path)
     _keep_apart(evaluation, calibration)
@@ -411,8 +407,8 @@ def compare(
     tokens = _evaluation_tokens(experiment, source, evaluation)
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 (as artifact.whole_folder takes it: links stay links)
     with _work_folder(folder) as work:
-        fp32 = _export(source, work / "fp32", options.exporter)
-        rows = [_build_row(row, source, fp32, calibration, work=work, options=options) for row in wanted]
+        fp32 = _export(source, work / "fp32", options.exporter or targets.exporter_for(options.provider))
+        rows = [_build_row(row, source, fp32, calibration, work=work, provider=options.provider) for row in wanted]
         records = _measure_rows(experiment, rows, tokens, source.name, options)
         write_report(records, folder, title=experiment.title, overwrite=overwrite)
         if options.keep_artifacts:
@@ -426,13 +422,22 @@ class _Wanted:
 
     row: Row
     recipe: Recipe
-    selector: Selector
+    selector: Selector | None
 
     @property
     def label(self) -> str:
-        if isinstance(self.recipe.scheme, Int8):
-            return f"{self.recipe.name} ({self.selector.label})"
-        return self.recipe.name
+        """The recipe, with its nodes where it takes a choice of them, and what else was chosen."""
+        nodes = [(self.selector or targets.default_selector(self.recipe)).label] if self.recipe.takes_nodes else []
+        notes = nodes + [_words(name, value) for name, value in self.row.options.items()]
+        return f"{self.recipe.name} ({', '.join(notes)})" if notes else self.recipe.name
+
+
+def _words(option: str, value: object) -> str:
+    """A choice in the words of a label: ``block size 64``, ``no smooth``."""
+    name = option.replace("_", " ")
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    return f"{name} {value}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -448,46 +453,63 @@ class _Built:
         return self.wanted.label
 
 
-def _wanted_rows(experiment: Experiment) -> list[_Wanted]:
+def _wanted_rows(experiment: Experiment, options: CompareOptions) -> list[_Wanted]:
     """The rows of an experiment, read before any work is done on them."""
     rows: list[_Wanted] = []
     for row in experiment.rows:
-        wanted = _Wanted(row=row, recipe=recipe(row.recipe), selector=parse_selector(row.nodes))
-        if wanted.selector != EVERYTHING:
-            _takes_nodes(wanted.recipe)
+        wanted = _Wanted(
+            row=row,
+            recipe=_configured(recipe(row.recipe).configured(row.options), row, options),
+            selector=None if row.nodes is None else parse_selector(row.nodes),
+        )
+        if wanted.selector is not None and not wanted.recipe.takes_nodes:
+            raise InputError(f"{row.recipe}: has no choice of nodes; leave nodes out of its row")
         if wanted.label in (other.label for other in rows):
             raise InputError(f"{experiment.title}: two rows would be called {wanted.label}; leave one out")
         rows.append(wanted)
     return rows
 
 
+def _configured(chosen: Recipe, row: Row, options: CompareOptions) -> Recipe:
+    """A row's recipe with what holds for the whole comparison: engine and target."""
+    known = {"engine": options.engine, "target": options.provider}
+    more = {name: value for name, value in known.items() if name in chosen.scheme.OPTIONS and name not in row.options}
+    return chosen.configured(more)
+
+
 def _build_row(
-    wanted: _Wanted, source: ModelSource, fp32: Artifact, calibration: Text, *, work: Path, options: CompareOptions
+    wanted: _Wanted, source: ModelSource, fp32: Artifact, calibration: Text, *, work: Path, provider: Provider
 ) -> _Built:
-    folder = work / wanted.label.replace(" ", "-").replace("(", "").replace(")", "")
+    folder = work / re.sub(r"[^a-z0-9]+", "-", wanted.label.lower()).strip("-")
     try:
-        artifact = _row_artifact(wanted, source, fp32, calibration, folder=folder, options=options)
+        artifact = _row_artifact(
+            wanted.recipe, wanted.selector, source, fp32, calibration, folder=folder, provider=provider
+        )
     except UnsupportedHere as error:
         return _Built(wanted=wanted, artifact=None, skipped=str(error))
     return _Built(wanted=wanted, artifact=artifact)
 
 
 def _row_artifact(
-    wanted: _Wanted, source: ModelSource, fp32: Artifact, calibration: Text, *, folder: Path, options: CompareOptions
+    chosen: Recipe,
+    selector: Selector | None,
+    source: ModelSource,
+    fp32: Artifact,
+    calibration: Text,
+    *,
+    folder: Path,
+    provider: Provider,
 ) -> Artifact:
-    chosen = wanted.recipe
     match chosen.scheme:
         case Fp32():
             return fp32
-        case Bnb():
-            on_provider = replace(chosen, scheme=replace(chosen.scheme, provider=options.provider))
+        case Bnb() as scheme:
+            on_provider = replace(chosen, scheme=replace(scheme, provider=provider))
             return _apply_bnb(source, fp32.manifest.model, on_provider, folder)
-        case Int8():
-            static = isinstance(chosen.scheme.activations, Static)
-            tokens = _calibration_tokens(fp32, calibration) if static else None
-            return _apply_int8(
-                fp32, chosen, folder, selector=wanted.selector, engine=options.int8.engine, tokens=tokens
-            )
+        case scheme:
+            targets.require(chosen)
+            tokens = _calibration_tokens(fp32, calibration) if scheme.calibration else None
+            return _apply_onnx(fp32, chosen, folder, selector=selector, tokens=tokens)
 
 
 def _measure_rows(

@@ -44,6 +44,7 @@ QUANTIZING_OPS = frozenset(
 )
 """Operators that make, read or multiply integers of few bits."""
 
+Activation = Literal["none", "static", "dynamic", "per-token"]
 Key = tuple[str, bool]
 """Name of a stored weight, and whether the node looks up rows of it instead of multiplying by it."""
 
@@ -61,7 +62,7 @@ class IntegerNode:
     """The node looks up rows of a table, and does not multiply."""
     axis: int
     """Axis of the integers along which the scales run."""
-    activation: Literal["none", "static", "dynamic"]
+    activation: Activation
     activation_scale: ir.Value | None = None
     activation_zero_point: ir.Value | None = None
     activation_name: str = ""
@@ -109,20 +110,71 @@ def _matmul_integer(node: ir.Node) -> IntegerNode:
     integers = node.inputs[1]
     assert integers is not None
     source = node.inputs[0].producer() if node.inputs[0] is not None else None
-    if source is not None and source.op_type != "DynamicQuantizeLinear":
-        source = None
-    dynamic = source is not None and len(node.inputs) > 2 and node.inputs[2] is source.outputs[2]
+    quantizer = source if source is not None and source.op_type == "DynamicQuantizeLinear" else None
+    kind: Activation = "none"
+    name, scale = "", None
+    if quantizer is not None:
+        name, scale = _name(quantizer.inputs[0]), quantizer.outputs[1]
+        kind = "dynamic" if len(node.inputs) > 2 and node.inputs[2] is quantizer.outputs[2] else "none"
+    elif (rounded := _rounded_per_token(node)) is not None:
+        kind, name, scale = "per-token", _name(rounded[0]), rounded[1]
     return IntegerNode(
         weight=_name(integers).removesuffix(SUFFIX),
         integers=integers,
-        scale=_weight_scale(node, integers, source.outputs[1] if source is not None else None),
+        scale=_weight_scale(node, integers, scale),
         zero_point=node.inputs[3] if len(node.inputs) > 3 else None,
         lookup=False,
         axis=1,
-        activation="dynamic" if dynamic else "none",
-        activation_name=_name(source.inputs[0]) if source is not None else "",
-        operators=frozenset({node} if source is None else {node, source}),
+        activation=kind,
+        activation_scale=scale,
+        activation_name=name,
+        operators=frozenset({node} if quantizer is None else {node, quantizer}),
     )
+
+
+def _rounded_per_token(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
+    """The activation and the scales of its tokens, if a MatMulInteger reads it rounded with one scale for each token.
+
+    That is u8(round(x / scale) + 128) with the zero point 128, and scale = max(max |x| over the last axis / 127, tiny).
+    """
+    quantized = _chain(node, "Cast", "Add", "Round", "Div")
+    divide = quantized[-1] if quantized else None
+    peak = _chain(divide, "Max", "Mul", "ReduceMax", "Abs", at=1) if divide is not None else None
+    if quantized is None or divide is None or peak is None or peak[-1].inputs[0] is not divide.inputs[0]:
+        return None
+    constants = [node.inputs[2], quantized[1].inputs[1], peak[1].inputs[1], peak[2].inputs[1]]
+    if not all(_is_constant(value) for value in constants):
+        return None
+    zero, middle, step, axes = (array(value) for value in constants if value is not None)
+    as_written = (
+        quantized[0].attributes.get_int("to", 0) == int(_uint8())
+        and zero.dtype == np.dtype(np.uint8)
+        and (int(zero), float(middle)) == (128, 128.0)
+        and abs(float(step) * 127.0 - 1.0) < 1e-6
+        and axes.tolist() == [-1]
+        and peak[2].attributes.get_int("keepdims", 1) == 1
+    )
+    x, scale = divide.inputs
+    return (x, scale) if as_written and x is not None and scale is not None else None
+
+
+def _chain(node: ir.Node, *ops: str, at: int = 0) -> tuple[ir.Node, ...] | None:
+    """The nodes before input ``at`` of a node, nearest first, each before the first input of the last, if they are these."""
+    found: list[ir.Node] = []
+    value = node.inputs[at]
+    for op in ops:
+        producer = value.producer() if value is not None else None
+        if producer is None or producer.op_type != op:
+            return None
+        found.append(producer)
+        value = producer.inputs[0]
+    return tuple(found)
+
+
+def _uint8() -> ir.DataType:
+    import onnx_ir as ir
+
+    return ir.DataType.UINT8
 
 
 def _qdq_matmul(node: ir.Node) -> IntegerNode | None:
@@ -214,6 +266,7 @@ def check(
     symmetric: bool,
     steps: int,
     by: str,
+    per_token: bool = False,
 ) -> tuple[QuantizedNode, ...]:
     """Hold an emitted graph against what was asked for.
 
@@ -225,6 +278,7 @@ def check(
         symmetric: whether those ranges were to be made symmetric.
         steps: integer that the largest weight of a MatMul's channel was to become.
         by: who emitted the graph, for the message.
+        per_token: whether dynamic activations were to have a scale for each token.
 
     Returns:
         The nodes found quantized, in the order of ``asked``.
@@ -243,11 +297,12 @@ def check(
             f"quantized unasked {_some(extra)}; twice {len(nodes) - len(found)}"
         )
     _check_nothing_besides(model, nodes, by)
+    wanted: Activation = "static" if ranges is not None else "per-token" if per_token else "dynamic"
     for (weight, lookup), node in found.items():
         # A table of its own is quantized here and not by an engine, which may have been asked for fewer steps.
         _check_weight(node, original(weight), LOOKUP_STEPS if lookup and (weight, False) not in found else steps, by)
         if not lookup:
-            _check_activation(node, ranges, symmetric=symmetric, by=by)
+            _check_activation(node, ranges, wanted, symmetric=symmetric, by=by)
     return tuple(
         QuantizedNode(
             name=reader.name,
@@ -292,8 +347,9 @@ def _check_weight(node: IntegerNode, original: NDArray[np.float32], steps: int, 
         raise ContractError(f"{by}: the scales of {node.weight} do not spread its weights over {steps} steps")
 
 
-def _check_activation(node: IntegerNode, ranges: Ranges | None, *, symmetric: bool, by: str) -> None:
-    wanted = "dynamic" if ranges is None else "static"
+def _check_activation(
+    node: IntegerNode, ranges: Ranges | None, wanted: Activation, *, symmetric: bool, by: str
+) -> None:
     if node.activation != wanted:
         raise ContractError(f"{by}: the input of {node.weight} is quantized {node.activation}, {wanted} was asked")
     if ranges is None:

@@ -64,6 +64,12 @@ class WeightNode:
         return self.name.rsplit("/", 1)[0]
 
     @property
+    def layer(self) -> str | None:
+        """Module path of the decoder layer that the node is in: ``transformer.h.0``; None outside the layers."""
+        match = _LAYER.match(self.name)
+        return match.group(1) if match else None
+
+    @property
     def parameters(self) -> int:
         return math.prod(self.shape)
 
@@ -179,8 +185,10 @@ def _layer(node: ir.Node) -> str | None:
     return match.group(1) if match else None
 
 
-ALL = "all"
-ROLE_NAMES = (ALL, *(role.value for role in Role if role is not Role.OTHER))
+ALL, BODY = "all", "body"
+ROLE_NAMES = (ALL, BODY, *(role.value for role in Role if role is not Role.OTHER))
+_BODY_ROLES = frozenset({Role.ATTENTION, Role.MLP, Role.OTHER})
+"""What multiplies between the embedding and the output head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,7 +297,7 @@ def _read_names(path: Path) -> list[str]:
 
 
 def _in_role(role: str) -> Callable[[WeightNode], bool]:
-    return lambda node: role in (ALL, node.role.value)
+    return lambda node: role in (ALL, node.role.value) or (role == BODY and node.role in _BODY_ROLES)
 
 
 def _called(name: str) -> Callable[[WeightNode], bool]:

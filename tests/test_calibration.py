@@ -189,6 +189,47 @@ def test_a_cache_that_cannot_be_written_is_no_error(fp32, cache, observed):
     assert len(observed) == 2
 
 
+def test_ranges_of_an_edited_graph_are_its_own(fp32, observed):
+    artifact, text = fp32("gpt2"), tokens(lengths=(9,))
+    name = "transformer.h.0.ln_1/LayerNormalization:0"
+
+    def doubled(model):
+        for end in ("weight", "bias"):
+            value = model.graph.initializers[f"transformer.h.0.ln_1.{end}"]
+            value.const_value = ir.tensor(value.const_value.numpy() * 2, name=value.name)
+
+    plain = calibrate(artifact, [name], text, MinMax())
+    edits = [calibration.Edit(make=doubled, digest=digest) for digest in ("one", "one", "other")]
+    for edit in edits:
+        found = calibrate(artifact, [name], text, MinMax(), edit=edit)
+        assert found[name] == pytest.approx([2 * end for end in plain[name]], rel=1e-6)
+    assert len(observed) == 3  # the second one is read from the cache
+
+
+def test_a_sample_has_rows_of_all_windows_and_the_peaks_of_all_tokens(fp32, monkeypatch):
+    artifact, text = fp32("llama"), tokens()
+    tensors = list(inputs(artifact).values())
+    whole = calibration.sample(artifact, tensors, text)
+    ranges = calibrate(artifact, tensors, text, MinMax())
+    for name, seen in whole.items():
+        assert seen.rows.shape == (sum(LENGTHS), len(seen.peaks))
+        assert seen.peaks.max() == pytest.approx(max(-ranges[name][0], ranges[name][1]), rel=1e-6)
+    monkeypatch.setattr(calibration, "SAMPLE_ROWS", 20)
+    for name, seen in calibration.sample(artifact, tensors, text).items():
+        np.testing.assert_array_equal(seen.rows, whole[name].rows[::4])
+        np.testing.assert_array_equal(seen.peaks, whole[name].peaks)
+
+
+def test_a_sample_runs_a_part_of_the_text(fp32, monkeypatch):
+    artifact = fp32("gpt2")
+    tensors = list(inputs(artifact).values())[:1]
+    monkeypatch.setattr(calibration, "SAMPLE_WINDOWS", 2)
+    (seen,) = calibration.sample(artifact, tensors, tokens(lengths=(9, 10, 11, 12, 13))).values()
+    assert len(seen.rows) == 9 + 12
+    with pytest.raises(InputError, match="no window"):
+        calibration.sample(artifact, tensors, tokens(lengths=()))
+
+
 def test_the_cache_folder_is_the_users_unless_chosen(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert calibration.cache_folder() == tmp_path / "cache"
@@ -237,7 +278,7 @@ def test_memory_is_bounded_by_counters_and_one_chunk(fp32, monkeypatch):
 def test_the_observer_leaves_out_the_head(fp32, tmp_path):
     artifact = fp32("gpt2")
     tensors = [tensor for module, tensor in inputs(artifact).items() if module != "lm_head"]
-    observer = ir.load(calibration._observer(artifact, tensors, tmp_path))
+    observer = ir.load(calibration._observer(ir.load(artifact.onnx_path), tensors, tmp_path))
     assert not [node.name for node in observer.graph if node.name.startswith("lm_head")]
     outputs = [value.name for value in observer.graph.outputs]
     assert outputs[: len(tensors)] == tensors

@@ -6,19 +6,20 @@ import pytest
 
 from qexport import pipeline
 from qexport.artifact import load_artifact
-from qexport.calibration import Entropy, Percentile
+from qexport.calibration import MinMax
 from qexport.errors import InputError, SelectionError, UnsupportedHere
 from qexport.inputs.experiment import Experiment, Row, TextPaths
 from qexport.inputs.text import Text, load_text
 from qexport.measure import METRICS
-from qexport.pipeline import CompareOptions, Int8Options
+from qexport.pipeline import CompareOptions
 from qexport.recipes import recipe
 from qexport.record import read_records
 from qexport.runtime import ProviderUnavailable
-from qexport.schemes.int8 import Static, WeightGrid
-from qexport.selection import Selector, parse_selector
+from qexport.schemes.int8 import Static
+from qexport.selection import parse_selector
 
-ORT = Int8Options(engine="ort")
+ORT = {"engine": "ort"}
+DYNAMIC = {"engine": "ort", "smooth": False}
 WORDS = "the quick brown fox jumps over the lazy dog and then the other dog comes back to the fox again"
 STORIES = Text("stories", tuple(f"Story {number}: {WORDS}. It was {number}!" for number in range(12)))
 
@@ -57,13 +58,13 @@ def test_a_plan_of_an_artifact_counts_a_tied_table_once(fp32):
 @pytest.mark.parametrize("name", ["fp32", "bnb-nf4"])
 def test_a_recipe_without_a_choice_of_nodes_has_no_plan(fp32, name):
     with pytest.raises(InputError, match="no choice of nodes"):
-        pipeline.plan(str(fp32("gpt2").path), Selector(), recipe_name=name)
+        pipeline.plan(str(fp32("gpt2").path), recipe_name=name)
 
 
 def test_quantize_tells_what_was_asked_found_and_calibrated(fp32, tmp_path):
     parent = fp32("llama")
     made = pipeline.quantize(
-        str(parent.path), tmp_path / "out", selector=parse_selector("attention"), int8=ORT, text=STORIES
+        str(parent.path), tmp_path / "out", selector=parse_selector("attention"), options=ORT, text=STORIES
     )
     manifest = load_artifact(tmp_path / "out", verify=True).manifest
     assert manifest == made.manifest
@@ -79,33 +80,39 @@ def test_quantize_tells_what_was_asked_found_and_calibrated(fp32, tmp_path):
 
 
 def test_quantize_takes_the_bundled_text_where_none_is_given(fp32, tmp_path):
-    made = pipeline.quantize(str(fp32("gpt2").path), tmp_path / "out", selector=parse_selector("attention"), int8=ORT)
+    made = pipeline.quantize(
+        str(fp32("gpt2").path), tmp_path / "out", selector=parse_selector("attention"), options=ORT
+    )
     assert made.manifest.calibration.text == load_text(pipeline.bundled(pipeline.CALIBRATION_TEXT)).origin
     assert 0 < made.manifest.calibration.windows <= pipeline.CALIBRATION_WINDOWS
 
 
 def test_choices_reach_the_scheme_and_the_manifest(fp32, tmp_path):
-    options = Int8Options(engine="ort", method=Entropy(), symmetric=True, grid=WeightGrid.INT8_REDUCED)
-    made = pipeline.quantize(str(fp32("gpt2").path), tmp_path / "out", int8=options, text=STORIES)
-    assert made.manifest.settings == {"weights": "int8-reduced", "method": "entropy", "symmetric": True}
-    applied = Int8Options(method=Percentile(percent=99.0)).applied(recipe("int8-static").scheme)
-    assert applied.activations == Static(method=Percentile(percent=99.0))
-    assert applied.symmetric is False
+    options = {"engine": "ort", "method": "entropy", "symmetric": True, "grid": "int8-reduced"}
+    made = pipeline.quantize(str(fp32("gpt2").path), tmp_path / "out", options=options, text=STORIES)
+    settings = made.manifest.settings
+    assert (settings["weights"], settings["method"], settings["symmetric"]) == ("int8-reduced", "entropy", True)
+    applied = recipe("int8-static").configured({"method": "minmax"}).scheme
+    assert (applied.activations, applied.symmetric) == (Static(method=MinMax()), False)
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"recipe_name": "int8-dynamic", "int8": Int8Options(engine="ort", method=Entropy())}, "static activations"),
-        ({"recipe_name": "int8-dynamic", "int8": Int8Options(engine="ort", symmetric=True)}, "static activations"),
-        ({"recipe_name": "int8-dynamic", "int8": ORT, "text": STORIES}, "calibration text is for int8-static"),
-        ({"recipe_name": "bnb-nf4", "text": STORIES}, "calibration text is for int8-static"),
-        ({"recipe_name": "bnb-nf4", "int8": Int8Options(grid=WeightGrid.INT8)}, "--weights are for INT8"),
+        ({"recipe_name": "int8-dynamic", "options": {"method": "entropy"}}, "static activations"),
+        ({"recipe_name": "int8-dynamic", "options": {"symmetric": True}}, "static activations"),
+        ({"recipe_name": "int8-dynamic", "options": DYNAMIC, "text": STORIES}, "learns nothing from calibration text"),
+        ({"recipe_name": "w4a16-rtn", "text": STORIES}, "learns nothing from calibration text"),
+        ({"recipe_name": "bnb-nf4", "text": STORIES}, "learns nothing from calibration text"),
+        ({"recipe_name": "bnb-nf4", "options": {"grid": "int8"}}, "bnb-nf4: the option grid is not for this recipe"),
+        ({"recipe_name": "w4a16-rtn", "options": {"engine": "ort"}}, "the option engine is not for this recipe"),
+        ({"recipe_name": "w4a16-rtn", "options": {"block_size": 48}}, "the option block_size: 48: Input should be 16"),
         ({"recipe_name": "bnb-nf4", "selector": parse_selector("attention")}, "leave --nodes out"),
+        ({"recipe_name": "fp16", "selector": parse_selector("attention")}, "leave --nodes out"),
         ({"recipe_name": "bnb-nf4"}, "start from the model itself"),
         ({"recipe_name": "fp32"}, "use `qexport export`"),
         ({"recipe_name": "int8-statik"}, "unknown recipe; did you mean int8-static"),
-        ({"int8": Int8Options(engine="orz")}, "unknown engine; did you mean ort"),
+        ({"options": {"engine": "orz"}}, "the option engine: 'orz': Input should be 'inc' or 'ort'"),
     ],
 )
 def test_choices_that_do_not_go_together_are_refused(fp32, tmp_path, given, message):
@@ -115,24 +122,24 @@ def test_choices_that_do_not_go_together_are_refused(fp32, tmp_path, given, mess
 
 
 def test_a_quantized_artifact_is_not_quantized_again(fp32, tmp_path):
-    made = pipeline.quantize(str(fp32("gpt2").path), tmp_path / "out", recipe_name="int8-dynamic", int8=ORT)
+    made = pipeline.quantize(str(fp32("gpt2").path), tmp_path / "out", recipe_name="int8-dynamic", options=DYNAMIC)
     with pytest.raises(InputError, match=r"is quantized already \(int8-dynamic\)"):
-        pipeline.quantize(str(made.path), tmp_path / "again", recipe_name="int8-dynamic", int8=ORT)
+        pipeline.quantize(str(made.path), tmp_path / "again", recipe_name="int8-dynamic", options=DYNAMIC)
     with pytest.raises(InputError, match="is quantized already"):
-        pipeline.plan(str(made.path), Selector())
+        pipeline.plan(str(made.path), None)
 
 
 def test_an_artifact_can_be_made_in_the_place_of_its_parent(fp32, tmp_path):
     shutil.copytree(fp32("gpt2").path, tmp_path / "model")
     made = pipeline.quantize(
-        str(tmp_path / "model"), tmp_path / "model", recipe_name="int8-dynamic", int8=ORT, overwrite=True
+        str(tmp_path / "model"), tmp_path / "model", recipe_name="int8-dynamic", options=DYNAMIC, overwrite=True
     )
     assert load_artifact(made.path, verify=True).manifest.recipe == "int8-dynamic"
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
 
 
 def test_compare_measures_every_row_and_writes_the_whole_report(experiment, tmp_path):
-    options = CompareOptions(int8=ORT, rounds=2, threads=1, keep_artifacts=True)
+    options = CompareOptions(engine="ort", rounds=2, threads=1, keep_artifacts=True)
     folder = tmp_path / "reports" / "tiny"
     records = pipeline.compare(experiment, folder, options=options)
     labels = ["fp32", "int8-static (attention)"]
@@ -158,10 +165,10 @@ def test_a_row_that_cannot_run_here_is_skipped_with_its_reason(experiment, fp32,
     def refuse(*_given, **_named):
         raise UnsupportedHere("no such engine on this machine")
 
-    monkeypatch.setattr(pipeline, "_apply_int8", refuse)
-    (wanted,) = pipeline._wanted_rows(experiment)[1:]
+    monkeypatch.setattr(pipeline, "_apply_onnx", refuse)
+    (wanted,) = pipeline._wanted_rows(experiment, CompareOptions(engine="ort"))[1:]
     built = pipeline._build_row(
-        wanted, source=None, fp32=fp32("gpt2"), calibration=STORIES, work=tmp_path, options=CompareOptions(int8=ORT)
+        wanted, source=None, fp32=fp32("gpt2"), calibration=STORIES, work=tmp_path, provider="cpu"
     )
     assert (built.artifact, built.skipped) == (None, "no such engine on this machine")
     skipped = pipeline._skipped(built, "perplexity", "gpt2")
@@ -176,13 +183,14 @@ def test_a_row_that_cannot_run_here_is_skipped_with_its_reason(experiment, fp32,
         ([Row(recipe="bnb-nf4", nodes="attention")], InputError, "no choice of nodes"),
         ([Row(recipe="fp32", nodes="attention")], InputError, "no choice of nodes"),
         ([Row(recipe="int8-static"), Row(recipe="int8-static", nodes=" all")], InputError, "two rows would be called"),
+        ([Row(recipe="fp8", options={"block_size": 32})], InputError, "fp8: the option block_size is not for"),
     ],
 )
 def test_the_rows_are_read_before_any_work_is_done(experiment, tmp_path, monkeypatch, *, rows, error, message):
     monkeypatch.setattr(pipeline, "_locate", lambda *_given: pytest.fail("work was begun"))
     changed = experiment.model_copy(update={"rows": tuple(rows)})
     with pytest.raises(error, match=message):
-        pipeline.compare(changed, tmp_path / "report", options=CompareOptions(int8=ORT))
+        pipeline.compare(changed, tmp_path / "report", options=CompareOptions(engine="ort"))
 
 
 def test_text_that_calibration_has_seen_is_not_measured_on(experiment, tmp_path):
@@ -190,7 +198,7 @@ def test_text_that_calibration_has_seen_is_not_measured_on(experiment, tmp_path)
     unseen = Text("unseen", STORIES.documents[2:])
     with pytest.raises(InputError, match="seen and unseen: 1 documents are in both"):
         pipeline.compare(
-            experiment, tmp_path / "report", evaluation=seen, calibration=unseen, options=CompareOptions(int8=ORT)
+            experiment, tmp_path / "report", evaluation=seen, calibration=unseen, options=CompareOptions(engine="ort")
         )
     assert not (tmp_path / "report").exists()
 
@@ -201,7 +209,7 @@ def test_a_provider_that_is_not_there_is_an_error(experiment, tmp_path):
     if cuda.device_names():
         pytest.skip("there is a GPU here")
     with pytest.raises(ProviderUnavailable, match="--provider cuda"):
-        pipeline.compare(experiment, tmp_path / "report", options=CompareOptions(provider="cuda", int8=ORT))
+        pipeline.compare(experiment, tmp_path / "report", options=CompareOptions(provider="cuda", engine="ort"))
     assert not (tmp_path / "report").exists()
 
 
@@ -214,7 +222,7 @@ def test_a_failure_leaves_no_work_behind(experiment, tmp_path, monkeypatch):
     killed = tmp_path / "runs" / ".report.work.new-999999999"
     killed.mkdir()  # what a killed run left
     with pytest.raises(InputError, match="stop here"):
-        pipeline.compare(experiment, tmp_path / "runs" / "report", options=CompareOptions(int8=ORT))
+        pipeline.compare(experiment, tmp_path / "runs" / "report", options=CompareOptions(engine="ort"))
     assert list((tmp_path / "runs").iterdir()) == []
 
 

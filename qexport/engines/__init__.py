@@ -1,6 +1,6 @@
-"""Engines rewrite the selected MatMuls of a graph to INT8: neural-compressor or onnxruntime.quantization.
+"""Engines rewrite the selected MatMuls of a graph to INT8: neural-compressor, onnxruntime.quantization or qexport itself.
 
-Both get the same prepared graph, the same exact node names and the same activation ranges. They decide how a quantized
+All get the same prepared graph, the same exact node names and the same activation ranges. They decide how a quantized
 MatMul is written; the weights are rounded by ``qexport.numerics``. What they emit is checked afterwards
 (``qexport.quantized``): they are tools, not authorities.
 """
@@ -51,8 +51,15 @@ def _ort(source: Path, request: MatMulRequest) -> onnx.ModelProto:
     return ort.quantize(source, request)
 
 
-ENGINES: dict[str, Engine] = {"inc": _inc, "ort": _ort}
-"""``inc`` is neural-compressor's ONNX Runtime adaptor, ``ort`` is onnxruntime.quantization."""
+def _qexport(source: Path, request: MatMulRequest) -> onnx.ModelProto:
+    from qexport.engines import per_token
+
+    return per_token.quantize(source, request)
+
+
+ENGINES: dict[str, Engine] = {"inc": _inc, "ort": _ort, "qexport": _qexport}
+"""``inc`` is neural-compressor's ONNX Runtime adaptor, ``ort`` is onnxruntime.quantization, ``qexport`` is our own for
+activations that are dynamic per token."""
 
 
 def engine(name: str) -> Engine:

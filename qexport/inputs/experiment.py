@@ -41,7 +41,10 @@ class Row(_Value):
     """A row of the table: a recipe and the nodes it is applied to."""
 
     recipe: str
-    nodes: str = "all"
+    nodes: str | None = None
+    """Roles or names; None takes the nodes that the recipe is for."""
+    options: dict[str, bool | int | float | str] = {}
+    """Choices among the options of the recipe, by name: ``{ block_size = 64 }``."""
     published: PublishedFigures = PublishedFigures()
 
 
@@ -71,10 +74,10 @@ class Experiment(_Value):
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
-        keys = [(row.recipe, row.nodes) for row in self.rows]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        if twice:
-            raise ValueError(f"the row {' '.join(twice[0])} is there twice")
+        keys = [(row.recipe, row.nodes, row.options) for row in self.rows]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise ValueError(f"the row {' '.join(filter(None, twice[:2]))} is there twice")
         if self.published is None and any(row.published.model_fields_set for row in self.rows):
             raise ValueError("rows have published figures, but [published] names no source")
         return self
@@ -107,18 +110,28 @@ class Experiment(_Value):
 
 DEFAULT_ROWS = (
     Row(recipe="fp32"),
-    Row(recipe="int8-static"),
-    Row(recipe="int8-static", nodes="attention"),
+    Row(recipe="fp16"),
+    Row(recipe="bf16"),
     Row(recipe="int8-dynamic"),
     Row(recipe="int8-dynamic", nodes="attention"),
+    Row(recipe="int8-static"),
+    Row(recipe="int8-static", nodes="attention"),
+    Row(recipe="fp8"),
+    Row(recipe="w8a16-rtn"),
+    Row(recipe="w4a16-rtn"),
+    Row(recipe="w4a16-hqq"),
+    Row(recipe="w4a16-gptq"),
+    Row(recipe="w4a16-awq"),
+    Row(recipe="nf4"),
+    Row(recipe="fp4"),
     Row(recipe="bnb-int8"),
-    Row(recipe="bnb-fp4"),
     Row(recipe="bnb-nf4"),
+    Row(recipe="bnb-fp4"),
 )
 
 
 def default_experiment(model_spec: str) -> Experiment:
-    """The rows of the published table for any model, with no published figures."""
+    """Every recipe for any model, INT8 on attention only besides, with no published figures."""
     folder = Path(model_spec).expanduser()
     model = str(folder.resolve()) if folder.is_dir() else model_spec
     return Experiment(title=f"Quantization of {folder.resolve().name}", model=model, rows=DEFAULT_ROWS)

@@ -64,9 +64,7 @@ class OnnxScheme(Protocol):
     def stored_bytes(self, node: WeightNode) -> int:
         """Bytes that the node's weight takes once quantized, scales and zero points included."""
 
-    def apply(
-        self, parent: Artifact, selection: Selection, folder: Path, *, tokens: TokenSet | None
-    ) -> SchemeResult:
+    def apply(self, parent: Artifact, selection: Selection, folder: Path, *, tokens: TokenSet | None) -> SchemeResult:
         """Quantize the selected nodes of an fp32 artifact and write ``model.onnx`` into ``folder``.
 
         Args:

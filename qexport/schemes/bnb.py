@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from qexport.artifact import QuantizedNode
 from qexport.errors import ContractError, UnsupportedHere
 from qexport.inputs.models import copy_side_files
-from qexport.schemes import SchemeResult
+from qexport.runtime import Provider
+from qexport.schemes import SchemeResult, with_fields
 from qexport.torch_runtime import (
     BLOCK_SIZE,
     linear_modules,
@@ -26,10 +27,11 @@ from qexport.torch_runtime import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
     from qexport.inputs.models import ModelSource
-    from qexport.runtime import Provider
 
 Kind = Literal["int8", "fp4", "nf4"]
 
@@ -47,6 +49,16 @@ class Bnb:
     """``fp4`` and ``nf4`` only: the scales of the blocks are quantized too."""
     provider: Provider = "cpu"
     """Where the weights are quantized."""
+
+    OPTIONS: ClassVar[tuple[str, ...]] = ("double_quant",)
+
+    def configured(self, choices: Mapping[str, object]) -> Bnb:
+        """This scheme with other values of some options.
+
+        Raises:
+            InputError: an option that it has not, or a value that it does not take.
+        """
+        return with_fields(self, choices)
 
     def apply(self, source: ModelSource, folder: Path) -> SchemeResult:
         """Quantize ``source`` and save it into ``folder`` with tokenizer and configuration.

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from qexport import calibration, cpu, quantized, runtime
+from qexport import calibration, cpu, equalize, quantized, runtime
 from qexport.artifact import ONNX_NAME
 from qexport.engines import MatMulRequest, engine
 from qexport.errors import InputError, near_names
-from qexport.graph import array, save, set_initializer, untie
+from qexport.graph import array, matmul_weight, save, set_initializer, untie
+from qexport.numerics import histogram, smooth
 from qexport.numerics.grid import quantize_channels
 from qexport.schemes import SchemeResult, Settings, Target, with_fields
 from qexport.selection import Role
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qexport.artifact import Artifact
+    from qexport.calibration import Edit, Ranges
     from qexport.inputs.text import TokenSet
     from qexport.selection import Selection, WeightNode
 
@@ -61,6 +63,9 @@ class Static:
 class Dynamic:
     """Activation ranges are computed for each input as it comes."""
 
+    per_token: bool = False
+    """Each token has a range of its own, symmetric around zero, and not the whole input one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Int8:
@@ -71,31 +76,47 @@ class Int8:
     """Static activation ranges are made symmetric around zero."""
     grid: WeightGrid | None = None
     """None: ``int8`` where this CPU has VNNI, else ``uint8``."""
-    engine: Literal["inc", "ort"] = "inc"
-    """Who rewrites the MatMuls."""
+    smooth: bool = True
+    """Activations are smoothed before rounding, by scales that move into the weights."""
+    engine: Literal["inc", "ort", "qexport"] = "inc"
+    """Who rewrites the MatMuls: of what is dynamic per token always and only qexport itself."""
     target: Target = "cpu"
 
-    OPTIONS: ClassVar[tuple[str, ...]] = ("engine", "grid", "method", "symmetric", "target")
+    OPTIONS: ClassVar[tuple[str, ...]] = ("engine", "grid", "method", "per_token", "smooth", "symmetric", "target")
+
+    def __post_init__(self) -> None:
+        if self.per_token:
+            object.__setattr__(self, "engine", "qexport")
+        elif self.engine == "qexport":
+            raise InputError("the engine qexport writes activations per token; take inc or ort for others")
+
+    @property
+    def per_token(self) -> bool:
+        return isinstance(self.activations, Dynamic) and self.activations.per_token
 
     def configured(self, choices: Mapping[str, object]) -> Int8:
-        """See :meth:`qexport.schemes.OnnxScheme.configured`; ``method`` and ``symmetric`` are for static activations."""
-        rest = {name: value for name, value in choices.items() if name != "method"}
-        scheme = with_fields(self, rest)
-        if not isinstance(self.activations, Static):
-            if "method" in choices or scheme.symmetric:
+        """See :meth:`qexport.schemes.OnnxScheme.configured`.
+
+        ``method`` and ``symmetric`` are for static activations, ``per_token`` is for dynamic ones, without an engine.
+        """
+        rest = {name: value for name, value in choices.items() if name not in ("method", "per_token")}
+        if isinstance(self.activations, Static):
+            if "per_token" in choices:
+                raise InputError("the option per_token is for dynamic activations; use int8-dynamic")
+            activations: Static | Dynamic = _static(self.activations, choices)
+        else:
+            if "method" in choices or choices.get("symmetric"):
                 raise InputError("the options method and symmetric are for static activations; use int8-static")
-            return scheme
-        if "method" not in choices:
-            return scheme
-        name = str(choices["method"])
-        if name not in calibration.METHODS:
-            raise InputError(f"the option method: {name}: {near_names(name, calibration.METHODS)}")
-        return replace(scheme, activations=Static(method=calibration.METHODS[name]))
+            activations = _dynamic(self.activations, choices)
+            if activations.per_token and "engine" in choices:
+                raise InputError("the option engine is not for activations per token, which no engine writes")
+        return with_fields(replace(self, activations=activations), rest)
 
     @property
     def calibration(self) -> str:
         """See :attr:`qexport.schemes.OnnxScheme.calibration`."""
-        return calibration.method_label(self.activations.method) if isinstance(self.activations, Static) else ""
+        ranges = [calibration.method_label(self.activations.method)] if isinstance(self.activations, Static) else []
+        return ", ".join([*(["smoothquant"] if self.smooth else []), *ranges])
 
     def refusal(self, node: WeightNode) -> str:
         """See :meth:`qexport.schemes.OnnxScheme.refusal`."""
@@ -108,18 +129,18 @@ class Int8:
 
     def _settings(self) -> Settings:
         """The settings as the manifest keeps them, with what the machine decided."""
-        settings: Settings = {"weights": self.weight_grid.value}
+        settings: Settings = {"weights": self.weight_grid.value, "smooth": self.smooth}
         if isinstance(self.activations, Static):
             settings |= {"method": calibration.method_label(self.activations.method), "symmetric": self.symmetric}
+        else:
+            settings |= {"per_token": self.activations.per_token}
         return settings
 
     def stored_bytes(self, node: WeightNode) -> int:
         """Bytes that the node's weight takes once quantized: integers, fp32 scales, and zero points of MatMuls."""
         return node.parameters + node.channels * (4 if node.role is Role.EMBEDDING else 4 + 1)
 
-    def apply(
-        self, parent: Artifact, selection: Selection, folder: Path, *, tokens: TokenSet | None
-    ) -> SchemeResult:
+    def apply(self, parent: Artifact, selection: Selection, folder: Path, *, tokens: TokenSet | None) -> SchemeResult:
         """See :meth:`qexport.schemes.OnnxScheme.apply`.
 
         Raises:
@@ -131,10 +152,14 @@ class Int8:
 
         stored = _stored_names(selection)
         model = ir.load(parent.onnx_path)
+        smoothing = self._smoothing(parent, model, selection, tokens) if self.smooth else None
+        if smoothing is not None and tokens is not None:
+            smoothing.make(model)
+            equalize.check_same_function(parent, model, tokens, by="smoothing")
         originals = _originals(model, selection, stored)
         for head in (node for node in selection.matmuls if node.tied):
             untie(model, head, stored[head.name])
-        ranges = self._ranges(parent, model, selection, tokens)
+        ranges = self._ranges(parent, model, selection, tokens, smoothing)
         if selection.matmuls:
             request = MatMulRequest(
                 nodes=tuple(node.name for node in selection.matmuls),
@@ -154,15 +179,60 @@ class Int8:
             asked={(stored[node.name], node.role is Role.EMBEDDING): node for node in selection.nodes},
             original=originals,
             ranges=ranges,
+            per_token=self.per_token,
             symmetric=self.symmetric,
             steps=self.weight_grid.steps,
             by=f"engine {self.engine}",
         )
         return SchemeResult(quantized=found, weight_bytes=weight_bytes, settings=self._settings())
 
-    def _ranges(
+    def _smoothing(
         self, parent: Artifact, model: ir.Model, selection: Selection, tokens: TokenSet | None
-    ) -> calibration.Ranges | None:
+    ) -> Edit | None:
+        """What smooths the parent's graph; None where nothing gains by it."""
+        groups = equalize.groups(model, selection.matmuls)
+        if not groups:
+            return None
+        if tokens is None:
+            raise InputError("smoothing needs windows of calibration text, and none were given")
+        samples = calibration.sample(parent, [group.tensor for group in groups], tokens)
+        scales = {}
+        for group in groups:
+            seen = samples[group.tensor]
+            weights = [matmul_weight(model, node) for node in group.nodes]
+            scale = smooth.search(
+                seen.rows,
+                seen.peaks,
+                weights,
+                rounded=self._rounded,
+                levels=self.weight_grid.steps,
+                fixed=isinstance(self.activations, Static),
+            )
+            if scale is not None:
+                scales[group.tensor] = scale
+        return equalize.rescaling(groups, scales) if scales else None
+
+    def _rounded(self, rows: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Rows of an activation after rounding as this scheme rounds them, a static range taken from other rows."""
+        if self.per_token:
+            return smooth.round_symmetric(rows, np.abs(rows).max(axis=1, keepdims=True))
+        if isinstance(self.activations, Dynamic):
+            return smooth.round_asymmetric(rows, min(float(rows.min()), 0.0), max(float(rows.max()), 0.0))
+        seen = histogram.Histogram()
+        seen.add(others)
+        low, high = self.activations.method.range(seen)
+        if self.symmetric:
+            return smooth.round_symmetric(rows, max(-low, high))
+        return smooth.round_asymmetric(rows, low, high)
+
+    def _ranges(
+        self,
+        parent: Artifact,
+        model: ir.Model,
+        selection: Selection,
+        tokens: TokenSet | None,
+        edit: Edit | None,
+    ) -> Ranges | None:
         if isinstance(self.activations, Dynamic):
             return None
         if tokens is None:
@@ -170,7 +240,23 @@ class Int8:
         chosen = {node.name for node in selection.matmuls}
         inputs = [node.inputs[0] for node in model.graph if node.name in chosen]
         tensors = [value.name for value in inputs if value is not None and value.name is not None]
-        return calibration.calibrate(parent, tensors, tokens, self.activations.method) if tensors else {}
+        return calibration.calibrate(parent, tensors, tokens, self.activations.method, edit=edit) if tensors else {}
+
+
+def _static(activations: Static, choices: Mapping[str, object]) -> Static:
+    if "method" not in choices:
+        return activations
+    name = str(choices["method"])
+    if name not in calibration.METHODS:
+        raise InputError(f"the option method: {name}: {near_names(name, calibration.METHODS)}")
+    return Static(method=calibration.METHODS[name])
+
+
+def _dynamic(activations: Dynamic, choices: Mapping[str, object]) -> Dynamic:
+    chosen = choices.get("per_token", activations.per_token)
+    if not isinstance(chosen, bool):
+        raise InputError(f"the option per_token: {chosen!r}: use true or false")
+    return Dynamic(per_token=chosen)
 
 
 def _stored_names(selection: Selection) -> dict[str, str]:

@@ -9,26 +9,27 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-from qexport import graph, quantized
+from qexport import equalize, graph, quantized
 from qexport.errors import ContractError, InputError
 from qexport.inputs.text import TokenSet
 from qexport.runtime import OrtSession
 from qexport.schemes import int8
 from qexport.schemes.int8 import Dynamic, Int8, Static, WeightGrid
 from qexport.selection import parse_selector, weight_nodes
+from tests.outliers import save_outlier_twin
 
 ARCHITECTURES = ("gpt2", "llama", "mistral", "qwen2", "phi3")
-TIED = ("gpt2", "llama", "qwen2")
 INC_HERE = importlib.util.find_spec("neural_compressor") is not None
 ENGINES = [
     "ort",
     pytest.param("inc", marks=pytest.mark.skipif(not INC_HERE, reason="neural-compressor is not installed")),
 ]
-WAYS = {"static": Static(), "dynamic": Dynamic()}
+WAYS = {"static": Static(), "dynamic": Dynamic(), "per-token": Dynamic(per_token=True)}
 
 architectures = pytest.mark.parametrize("name", ARCHITECTURES)
 both_engines = pytest.mark.parametrize("engine", ENGINES)
-both_ways = pytest.mark.parametrize("way", WAYS)
+both_ways = pytest.mark.parametrize("way", ["static", "dynamic"])
+every_way = pytest.mark.parametrize("way", WAYS)
 
 CLOSE = {"gpt2": 0.03, "llama": 0.08, "mistral": 0.08, "qwen2": 0.08, "phi3": 0.08}
 """Relative error of logits that W8A8 keeps on the tiny models (seen: 0.017 and up to 0.059); a grid four times as coarse
@@ -40,17 +41,28 @@ def _cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path_factory.getbasetemp() / "cache-of-int8"))
 
 
+@pytest.fixture(scope="module")
+def outlier_twin(tiny, tmp_path_factory):
+    from qexport import pipeline
+    from qexport.inputs.models import locate_model
+
+    folder = tmp_path_factory.mktemp("twin")
+    source = save_outlier_twin(tiny("llama"), folder / "source")
+    return pipeline._export(locate_model(source), folder / "fp32", "fused")
+
+
 def calibration_tokens():
     rng = np.random.default_rng(7)
     sequences = tuple(rng.integers(1, 380, 24) for _ in range(8))
     return TokenSet(kind="windows", origin="seeded", description="windows of 24 tokens", sequences=sequences)
 
 
-def quantize(parent, folder, *, engine="ort", way="dynamic", nodes="all", grid=None, symmetric=False):
+def quantize(parent, folder, *, way="dynamic", nodes="all", smooth=False, **fields):
+    """Quantize with a scheme of these fields; naive unless ``smooth``."""
     folder.mkdir()
     selection = parse_selector(nodes).select(weight_nodes(ir.load(parent.onnx_path)))
-    scheme = Int8(activations=WAYS[way], grid=grid, symmetric=symmetric, engine=engine)
-    tokens = calibration_tokens() if way == "static" else None
+    scheme = Int8(activations=WAYS[way], smooth=smooth, **{"engine": "ort"} | fields)
+    tokens = calibration_tokens() if scheme.calibration else None
     return selection, scheme.apply(parent, selection, folder, tokens=tokens)
 
 
@@ -88,12 +100,14 @@ def readers(path):
 
 
 @architectures
-@both_engines
-@both_ways
+@pytest.mark.parametrize("way", [("static", "ort"), ("dynamic", "inc"), ("per-token", "qexport")], ids=" by ".join)
 @pytest.mark.parametrize("nodes", ["all", "attention"])
-def test_conformance(fp32, tmp_path, *, name, engine, way, nodes):
-    parent, folder = fp32(name), tmp_path / "out"
-    selection, result = quantize(parent, folder, engine=engine, way=way, nodes=nodes)
+@pytest.mark.parametrize("smooth", [True, False], ids=["smooth", "naive"])
+def test_conformance(fp32, tmp_path, *, name, way, nodes, smooth):
+    if way[1] == "inc" and not INC_HERE:
+        pytest.skip("neural-compressor is not installed")
+    parent, folder, (way, engine) = fp32(name), tmp_path / "out", way
+    selection, result = quantize(parent, folder, way=way, nodes=nodes, smooth=smooth, engine=engine)
     path = folder / "model.onnx"
     asked = {node.module for node in selection.nodes}
     assert readers(path) == asked
@@ -112,10 +126,9 @@ def test_conformance(fp32, tmp_path, *, name, engine, way, nodes):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "mistral"])
-@both_engines
 @both_ways
-def test_a_grid_four_times_as_coarse_is_not_close(fp32, tmp_path, name, engine, way):
-    quantize(fp32(name), tmp_path / "out", engine=engine, way=way, nodes="all", grid=WeightGrid.INT8)
+def test_a_grid_four_times_as_coarse_is_not_close(fp32, tmp_path, name, way):
+    quantize(fp32(name), tmp_path / "out", way=way, grid=WeightGrid.INT8)
     model = onnx.load(tmp_path / "out" / "model.onnx")
     for tensor in model.graph.initializer:
         if tensor.name.endswith("_quantized"):
@@ -125,7 +138,7 @@ def test_a_grid_four_times_as_coarse_is_not_close(fp32, tmp_path, name, engine, 
     assert relative_error(tmp_path / "coarse.onnx", fp32(name).onnx_path) > CLOSE[name]
 
 
-@pytest.mark.parametrize("name", TIED)
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
 @both_engines
 @both_ways
 def test_a_tied_table_is_stored_once(fp32, tmp_path, name, engine, way):
@@ -141,25 +154,22 @@ def test_a_tied_table_is_stored_once(fp32, tmp_path, name, engine, way):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "mistral"])
-@both_engines
-@both_ways
 @pytest.mark.parametrize("nodes", ["embedding", "lm-head", "embedding,lm-head", "mlp,lm-head", "attention,embedding"])
 @pytest.mark.parametrize("grid", [WeightGrid.INT8, WeightGrid.UINT8])
-def test_parts_of_a_model(fp32, tmp_path, *, name, engine, way, nodes, grid):
+def test_parts_of_a_model(fp32, tmp_path, name, nodes, grid):
     parent = fp32(name)
-    selection, _ = quantize(parent, tmp_path / "out", engine=engine, way=way, nodes=nodes, grid=grid)
+    selection, _ = quantize(parent, tmp_path / "out", nodes=nodes, grid=grid)
     assert readers(tmp_path / "out" / "model.onnx") == {node.module for node in selection.nodes}
     error = relative_error(tmp_path / "out" / "model.onnx", parent.onnx_path)
     assert 1e-6 < error < CLOSE[name]
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
 @both_engines
 @both_ways
-def test_the_unsigned_grid_holds_the_same_weights_bit_for_bit(fp32, tmp_path, name, engine, way):
+def test_the_unsigned_grid_holds_the_same_weights_bit_for_bit(fp32, tmp_path, engine, way):
     found = {}
     for grid in (WeightGrid.INT8, WeightGrid.UINT8):
-        quantize(fp32(name), tmp_path / grid.value, engine=engine, way=way, grid=grid)
+        quantize(fp32("llama"), tmp_path / grid.value, engine=engine, way=way, grid=grid)
         nodes = quantized.integer_nodes(ir.load(tmp_path / grid.value / "model.onnx"))
         found[grid] = {node.key: node.parts() for node in nodes}
         assert {parts[0].dtype for key, parts in found[grid].items() if not key[1]} == {np.dtype(grid.value)}
@@ -188,12 +198,11 @@ def test_symmetric_activations_run_on_every_grid(fp32, tmp_path, engine, grid):
     assert relative_error(tmp_path / "out" / "model.onnx", fp32("gpt2").onnx_path) < CLOSE["gpt2"]
 
 
-@pytest.mark.parametrize("name", ["gpt2", "phi3"])
 @both_engines
 @both_ways
-def test_a_second_run_gives_the_same_bytes(fp32, tmp_path, name, engine, way):
+def test_a_second_run_gives_the_same_bytes(fp32, tmp_path, engine, way):
     for folder in ("one", "two"):
-        quantize(fp32(name), tmp_path / folder, engine=engine, way=way)
+        quantize(fp32("phi3"), tmp_path / folder, engine=engine, way=way, smooth=True)
     assert (tmp_path / "one" / "model.onnx").read_bytes() == (tmp_path / "two" / "model.onnx").read_bytes()
 
 
@@ -201,7 +210,7 @@ def test_a_second_run_gives_the_same_bytes(fp32, tmp_path, name, engine, way):
 @both_ways
 def test_both_engines_write_the_same_weights(fp32, tmp_path, way):
     for engine in ("inc", "ort"):
-        quantize(fp32("qwen2"), tmp_path / engine, engine=engine, way=way)
+        quantize(fp32("qwen2"), tmp_path / engine, engine=engine, way=way, smooth=True)
     one, other = (
         {name: array for name, array in initializers(tmp_path / engine / "model.onnx").items() if "_quantized" in name}
         for engine in ("inc", "ort")
@@ -212,7 +221,7 @@ def test_both_engines_write_the_same_weights(fp32, tmp_path, way):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "mistral"])
-@both_ways
+@every_way
 def test_the_bytes_of_a_plan_are_the_bytes_of_the_file(fp32, tmp_path, name, way):
     selection, _ = quantize(fp32(name), tmp_path / "out", way=way)
     scheme = Int8(activations=WAYS[way])
@@ -231,10 +240,66 @@ def test_what_an_engine_leaves_undone_is_an_error(fp32, tmp_path, monkeypatch):
         quantize(fp32("gpt2"), tmp_path / "out", nodes="attention")
 
 
-def test_static_needs_text(fp32, tmp_path):
+@pytest.mark.parametrize("fields", [{"activations": Static(), "smooth": False}, {"activations": Dynamic()}])
+def test_ranges_and_smoothing_need_text(fp32, tmp_path, fields):
     selection = parse_selector("attention").select(weight_nodes(ir.load(fp32("gpt2").onnx_path)))
     with pytest.raises(InputError, match="calibration text"):
-        Int8(activations=Static()).apply(fp32("gpt2"), selection, tmp_path, tokens=None)
+        Int8(**fields).apply(fp32("gpt2"), selection, tmp_path, tokens=None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "label"),
+    [
+        ({"activations": Static()}, "smoothquant, percentile(percent=99.99)"),
+        ({"activations": Static(), "smooth": False}, "percentile(percent=99.99)"),
+        ({"activations": Dynamic()}, "smoothquant"),
+        ({"activations": Dynamic(), "smooth": False}, ""),
+    ],
+)
+def test_a_scheme_says_what_it_learns_from_text(fields, label):
+    assert Int8(**fields).calibration == label
+
+
+def test_per_token_is_written_by_qexport_and_by_no_engine():
+    dynamic, static = Int8(activations=Dynamic()), Int8(activations=Static())
+    chosen = dynamic.configured({"per_token": True, "smooth": False})
+    assert (chosen.activations, chosen.engine, chosen.smooth) == (Dynamic(per_token=True), "qexport", False)
+    with pytest.raises(InputError, match="engine is not for activations per token"):
+        dynamic.configured({"per_token": True, "engine": "inc"})
+    with pytest.raises(InputError, match="per_token is for dynamic activations"):
+        static.configured({"per_token": True})
+    with pytest.raises(InputError, match="per_token: 'yes'"):
+        dynamic.configured({"per_token": "yes"})
+    with pytest.raises(InputError, match="take inc or ort"):
+        dynamic.configured({"engine": "qexport"})
+
+
+def test_a_token_is_rounded_by_itself(fp32, tmp_path):
+    quantize(fp32("llama"), tmp_path / "out", way="per-token")
+    session = OrtSession(tmp_path / "out" / "model.onnx", threads=1)
+    ids = np.random.default_rng(3).integers(1, 380, (1, 20))
+    alone = session.logits(ids[:, :7])
+    np.testing.assert_allclose(session.logits(ids)[:, :7], alone, atol=1e-4 * alone.std())
+
+
+def test_smoothing_that_changes_the_function_is_an_error(fp32, tmp_path, monkeypatch):
+    def only_the_weights(model, group, scale):
+        for name in group.weights:
+            value = model.graph.initializers[name]
+            graph.set_initializer(model.graph, name, graph.array(value) * scale[:, None])
+
+    monkeypatch.setattr(equalize, "rescale", only_the_weights)
+    with pytest.raises(ContractError, match="smoothing changed what the model computes"):
+        quantize(fp32("gpt2"), tmp_path / "out", smooth=True)
+
+
+@both_ways
+def test_smoothing_undoes_injected_outliers(outlier_twin, tmp_path, way):
+    errors = {}
+    for smooth in (True, False):
+        quantize(outlier_twin, tmp_path / str(smooth), way=way, smooth=smooth)
+        errors[smooth] = relative_error(tmp_path / str(smooth) / "model.onnx", outlier_twin.onnx_path)
+    assert errors[True] < CLOSE["llama"] < 3 * CLOSE["llama"] < errors[False]
 
 
 @pytest.mark.parametrize(("vnni", "grid"), [(True, "int8"), (False, "uint8")])

@@ -1,0 +1,70 @@
+"""AWQ: scaling the input channels of a weight so that those with large activations are rounded more finely."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qexport.numerics.blocks import Grid, rtn
+from qexport.numerics.gptq import output_error
+from qexport.numerics.grid import row_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+EXPONENTS = 20
+"""Exponents tried between 0 and 1."""
+OUTLIERS = (np.inf, 4.0, 2.0)
+"""Channels beyond so many times the median magnitude are brought down to it first; not at all with the first."""
+
+
+def awq_scale(
+    weights: Sequence[Floats], grid: Grid, hessian: NDArray[np.floating[Any]], magnitude: NDArray[np.floating[Any]]
+) -> Floats:
+    """The scales ``[in]`` by which the weights' columns are to be multiplied, and the activations divided.
+
+    They are ``magnitude ** alpha`` (Lin et al., https://arxiv.org/abs/2306.00978), ``alpha`` from 0 to 1, whichever
+    makes the squared error of the outputs least. A few channels of 50 to 200 times the magnitude of the rest leave no
+    exponent that suits both, so it is also tried to take such outliers out first. Flat magnitudes give ones, and AWQ is
+    then the plain rounding of :func:`~qexport.numerics.blocks.rtn`.
+
+    Args:
+        weights: all that read the same activations, each ``[out, in]``.
+        grid: the levels that they will be rounded to.
+        hessian: ``X^T X / rows`` of the activations, ``[in, in]``.
+        magnitude: mean ``|x|`` of each channel, ``[in]``.
+    """
+    single = np.asarray(hessian, np.float32)
+    best, least = np.ones(len(magnitude), np.float32), np.inf
+    for scale in _candidates(np.asarray(magnitude, np.float64)):
+        error = sum(_error(weight, grid, single, scale) for weight in weights)
+        if error < least:
+            best, least = scale, error
+    return best
+
+
+def _candidates(magnitude: NDArray[np.float64]) -> Iterator[Floats]:
+    """Scales to choose from, all ones first, each with a geometric mean of its ends of 1."""
+    seen = magnitude[magnitude > 0]
+    typical = float(np.median(seen)) if len(seen) else 1.0
+    # A channel that was never seen is taken for a small one, not for one that may be scaled away.
+    magnitude = np.maximum(magnitude, 1e-3 * typical) / typical
+    for bound in OUTLIERS:
+        outlier = np.maximum(magnitude / bound, 1.0)
+        for step in range(EXPONENTS + 1):
+            scale = outlier * (magnitude / outlier) ** (step / EXPONENTS)
+            yield (scale / np.sqrt(scale.max() * scale.min())).astype(np.float32)
+
+
+def _error(weight: Floats, grid: Grid, hessian: Floats, scale: Floats) -> float:
+    """The squared error of all outputs of a weight that is rounded with its columns scaled."""
+    total = 0.0
+    for rows in row_blocks(weight.shape):
+        error = rtn(weight[rows] * scale, grid).dequantize() / scale - weight[rows]
+        total += float(output_error(error, hessian).sum())
+    return total

@@ -1,0 +1,211 @@
+"""GPTQ: rounding one weight after the other, each error made up for by the weights that are still to come."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qexport.numerics.blocks import Blocks, Grid, full_range, nearest, rtn, split, storable
+from qexport.numerics.grid import row_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+DEFAULT_DAMPING = 0.1
+DRIFT_DAMPING = 0.3
+SWEEPS = 4
+STRIDE = 64
+"""Columns rounded between two matrix products."""
+SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+"""Parts of the full range that are tried as the range of a block."""
+
+
+def gptq(
+    weight: Floats,
+    grid: Grid,
+    hessian: NDArray[np.floating[Any]],
+    *,
+    damping: float = DEFAULT_DAMPING,
+    act_order: bool = True,
+) -> Blocks:
+    """Round a weight so that its product with activations like those seen changes least.
+
+    The aim is the trace of ``E H E^T``, with ``E`` the error of the weight. Scales come first, from a search in each
+    block for the range with the least error under the diagonal of ``H``. Then GPTQ rounds the columns in order (Frantar
+    et al., https://arxiv.org/abs/2210.17323). Coordinate descent follows: in each sweep every block's scale is solved
+    for exactly and every weight rounded anew, given all others. A row that fares worse than with :func:`rtn` keeps that.
+
+    Args:
+        weight: ``[out, in]``.
+        grid: the levels.
+        hessian: ``X^T X / rows`` of the inputs, ``[in, in]``.
+        damping: this part of the mean of the diagonal is added to it; above 0.
+        act_order: columns in falling order of the diagonal instead of their own; scales stay with their blocks.
+    """
+    exact = _damped(hessian, damping)
+    order = np.argsort(-exact.diagonal(), kind="stable") if act_order else np.arange(len(exact))
+    feedback = _feedback(exact[np.ix_(order, order)])
+    single = exact.astype(np.float32)
+    plain = rtn(weight, grid)
+    integers, scale, zero = plain.integers, plain.scale, plain.zero_point
+    for rows in row_blocks(weight.shape):
+        before = output_error(weight[rows] - _rows(plain, rows).dequantize(), single)
+        rounding = _Rounding(weight[rows], grid, single)
+        rounding.in_order(order, feedback)
+        for _ in range(SWEEPS):
+            rounding.sweep()
+        better = (output_error(rounding.error, single) < before)[:, None]
+        np.copyto(integers[rows], rounding.levels, where=better, casting="unsafe")
+        np.copyto(scale[rows], rounding.scale, where=better)
+        if zero is not None:
+            np.copyto(zero[rows], rounding.zero, where=better, casting="unsafe")
+    return plain
+
+
+def follow_float(
+    weight: Floats,
+    hessian: NDArray[np.floating[Any]],
+    drift: NDArray[np.floating[Any]],
+    *,
+    damping: float = DRIFT_DAMPING,
+) -> Floats:
+    """The weight that gives, from inputs that rounded layers have changed, most nearly the outputs of the float model.
+
+    Rounded in its place, it makes up for the errors of the layers before it, which the Hessian of the changed inputs
+    alone does not (Li et al., GPTAQ, https://arxiv.org/abs/2504.02692, which corrects column by column instead).
+
+    Args:
+        weight: ``[out, in]``.
+        hessian: ``Y^T Y / rows`` of the changed inputs ``Y``, ``[in, in]``, the one that :func:`gptq` is then given.
+        drift: ``(X - Y)^T Y / rows``, ``[in, in]``, with the float model's inputs ``X`` to the same tokens.
+        damping: this part of the mean of the Hessian's diagonal is added to it, which keeps the weight closer.
+    """
+    moved = weight.astype(np.float64) @ np.asarray(drift, np.float64)
+    return weight + np.linalg.solve(_damped(hessian, damping), moved.T).T.astype(np.float32)
+
+
+def output_error(error: Floats, hessian: Floats) -> Floats:
+    """The squared error ``e H e^T`` of each output, ``[out]``, from the error ``[out, in]`` of its weights."""
+    squared: Floats = np.einsum("oi,oi->o", error @ hessian, error)
+    return squared
+
+
+def searched_range(blocks: Floats, grid: Grid, importance: Floats) -> tuple[Floats, Floats]:
+    """Scales and zero points ``[...]`` with the least squared error of ``[..., block]``, weighted with ``importance``."""
+    best = full_range(blocks, grid)
+    least = np.full(best[0].shape, np.inf, np.float32)
+    for scale, zero in _ranges(blocks, grid):
+        error = (nearest(blocks, scale, zero, grid) - zero[..., None]) * scale[..., None] - blocks
+        loss = np.einsum("...b,...b->...", np.square(error, out=error), importance)
+        better = loss < least
+        for kept, new in zip((least, *best), (loss, scale, zero), strict=True):
+            np.copyto(kept, new, where=better)
+    return best
+
+
+def _ranges(blocks: Floats, grid: Grid) -> Iterator[tuple[Floats, Floats]]:
+    """Scales and zero points to choose from: the full range and parts of it."""
+    scale, zero = full_range(blocks, grid)
+    if grid.symmetric:
+        for part in SHRINK:
+            yield storable(scale * np.float32(part), grid), zero
+            yield storable(scale * np.float32(-part), grid), zero
+        return
+    low, high = -zero * scale, (grid.top - zero) * scale
+    for below in SHRINK[::2]:
+        for above in SHRINK[::2]:
+            narrow = storable((high * np.float32(above) - low * np.float32(below)) / np.float32(grid.top), grid)
+            yield narrow, np.clip(np.rint(-low * np.float32(below) / narrow), 0, grid.top)
+
+
+class _Rounding:
+    """Some rows of a weight while they are rounded; all arrays float32."""
+
+    def __init__(self, weight: Floats, grid: Grid, hessian: Floats) -> None:
+        self.weight, self.grid, self.hessian = weight, grid, hessian
+        blocks = split(weight, grid)
+        importance = split(hessian.diagonal()[None], grid)[0]
+        self.scale, self.zero = searched_range(blocks, grid, importance)
+        self.levels = np.empty_like(weight)
+        self.error = np.zeros_like(weight)
+
+    def in_order(self, order: NDArray[np.intp], feedback: Floats) -> None:
+        """GPTQ: each column is rounded with what the errors before it ask of it, see :func:`_feedback`."""
+        error = np.zeros_like(self.weight)
+        for start in range(0, len(order), STRIDE):
+            chunk = slice(start, start + STRIDE)
+            columns = order[chunk]
+            wanted = self.weight[:, columns] + error[:, :start] @ feedback[:start, chunk]
+            for number, column in enumerate(columns):
+                own = slice(start, start + number)
+                target = wanted[:, number] + error[:, own] @ feedback[own, start + number]
+                error[:, start + number] = self._round(column, target)
+        self.error[:, order] = error
+
+    def sweep(self) -> None:
+        """One round of coordinate descent: for each block its scale, then its weights."""
+        size = self.grid.block_size
+        for block in range(self.scale.shape[1]):
+            columns = slice(block * size, (block + 1) * size)
+            inner = self.hessian[columns, columns]
+            slope = self.error @ self.hessian[:, columns]
+            slope += self._rescale(block, columns, slope, inner) @ inner
+            for number, column in enumerate(range(*columns.indices(self.weight.shape[1]))):
+                before = self.error[:, column].copy()
+                target = self.weight[:, column] - before + slope[:, number] / inner[number, number]
+                self.error[:, column] = self._round(column, target)
+                slope += (self.error[:, column] - before)[:, None] * inner[number]
+
+    def _round(self, column: int, target: Floats) -> Floats:
+        """Set the levels of a column to those nearest to a target; returns the column's error."""
+        block = column // self.grid.block_size
+        scale, zero = self.scale[:, block], self.zero[:, block]
+        self.levels[:, column] = level = nearest(target[:, None], scale, zero, self.grid)[:, 0]
+        error: Floats = self.weight[:, column] - (level - zero) * scale
+        return error
+
+    def _rescale(self, block: int, columns: slice, slope: Floats, inner: Floats) -> Floats:
+        """Give a block the scale that is best with its levels; returns what that adds to its error."""
+        steps = self.levels[:, columns] - self.zero[:, block, None]
+        curvature = output_error(steps, inner)
+        gain = np.divide(
+            np.einsum("oi,oi->o", slope, steps), curvature, out=np.zeros_like(curvature), where=curvature > 0
+        )
+        old = self.scale[:, block]
+        # A scale near zero or beyond would undo the search for it.
+        new = np.where((old + gain) / old > 0.5, storable(old + gain, self.grid), old)
+        added: Floats = (old - new)[:, None] * steps
+        self.scale[:, block] = new
+        self.error[:, columns] += added
+        return added
+
+
+def _rows(blocks: Blocks, rows: slice) -> Blocks:
+    """Some rows of a rounded weight."""
+    zero = None if blocks.zero_point is None else blocks.zero_point[rows]
+    return Blocks(integers=blocks.integers[rows], scale=blocks.scale[rows], zero_point=zero, grid=blocks.grid)
+
+
+def _damped(hessian: NDArray[np.floating[Any]], damping: float) -> NDArray[np.float64]:
+    """The Hessian in float64 with a larger diagonal; the identity where it is all zeros."""
+    damped = np.array(hessian, np.float64)
+    mean = float(damped.diagonal().mean())
+    damped[np.diag_indices_from(damped)] += damping * mean if mean > 0 else 1.0
+    return damped
+
+
+def _feedback(hessian: NDArray[np.float64]) -> Floats:
+    """What the error of each weight asks of every later one, ``[in, in]``, unit upper triangular.
+
+    With ``H = R R^T`` and ``R`` upper triangular, ``E H E^T`` is the sum of the squares of ``E R``, and column ``j`` of
+    ``E R`` is ``R[j, j] * (E[j] + sum(E[i] * R[i, j] / R[j, j] for i < j))``. Rounding the weight plus that sum to the
+    nearest level makes it smallest. This is what GPTQ gets from the Cholesky factor of the inverse, without inverting.
+    """
+    upper = np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]
+    unit: Floats = (upper / upper.diagonal()).astype(np.float32)
+    return unit

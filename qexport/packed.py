@@ -1,0 +1,219 @@
+"""Weights in blocks of a few bits, written into a graph and read back from it.
+
+Products are MatMulNBits, or in the portable form a MatMul of what DequantizeLinear gives; lookups GatherBlockQuantized.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qexport.graph import array, replace_node, set_initializer
+from qexport.numerics.blocks import Blocks, Grid, pack, unpack
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    from qexport.selection import WeightNode
+
+MATMUL, LOOKUP, DEQUANTIZE = "MatMulNBits", "GatherBlockQuantized", "DequantizeLinear"
+ACCURACY_LEVELS = {"float": 1, "int8": 4}
+"""MatMulNBits' attribute: whether activations stay in floating point, or are rounded to int8 block by block."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedNode:
+    """A node of an emitted graph that reads a weight in blocks."""
+
+    node: str
+    lookup: bool
+    compute: str
+    """A key of :data:`ACCURACY_LEVELS`; empty for a lookup."""
+    blocks: Blocks
+
+
+def store(model: ir.Model, name: str, blocks: Blocks, *, lookup: bool, shared: bool) -> None:
+    """Store a weight ``[out, in]`` as initializers for :func:`emit_matmul` and, with ``lookup``, :func:`emit_lookup`.
+
+    ``NAME_quantized`` ``[out, blocks, bytes]``, ``NAME_scale`` ``[out, blocks]`` and, on an asymmetric grid,
+    ``NAME_zero_point``; with ``lookup`` each of them again as ``NAME_rows...`` with the rank that the operator wants.
+    Integers and scales are over the same memory there, which :func:`qexport.graph.save` stores once.
+
+    Args:
+        model: the graph.
+        name: of the float weight.
+        blocks: the rounded weight.
+        lookup: rows of the weight are looked up.
+        shared: one initializer serves both readers, instead of two over the same bytes; ONNX Runtime then keeps the
+            integers for the lookup besides those that it packs for the product.
+    """
+    graph = model.graph
+    packed, scales, zeros = pack(blocks)
+    set_initializer(graph, f"{name}_quantized", packed)
+    set_initializer(graph, f"{name}_scale", scales)
+    if zeros is not None:
+        set_initializer(graph, f"{name}_zero_point", zeros)
+    if lookup:
+        if not shared:
+            set_initializer(graph, f"{name}_rows_quantized", packed)
+        set_initializer(graph, f"{name}_rows_scale", scales[:, :, None])
+        if blocks.zero_point is not None:
+            set_initializer(graph, f"{name}_rows_zero_point", blocks.zero_point[:, :, None])
+
+
+def emit_matmul(model: ir.Model, node: WeightNode, name: str, grid: Grid, *, compute: str) -> None:
+    """Let a MatMul multiply by the weight stored as ``name``."""
+    import onnx_ir as ir
+
+    graph = model.graph
+    old = graph.node(node.name)
+    initializers = graph.initializers
+    inputs = [old.inputs[0], initializers[f"{name}_quantized"], initializers[f"{name}_scale"]]
+    if not grid.symmetric:
+        inputs.append(initializers[f"{name}_zero_point"])
+    rows, columns = node.shape if node.tied else node.shape[::-1]
+    attributes = {
+        "K": columns,
+        "N": rows,
+        "bits": grid.bits,
+        "block_size": grid.block_size,
+        "accuracy_level": ACCURACY_LEVELS[compute],
+    }
+    new = ir.node(MATMUL, inputs, attributes=attributes, domain="com.microsoft", name=node.name)
+    graph.opset_imports.setdefault("com.microsoft", 1)
+    transpose = old.inputs[1].producer() if old.inputs[1] is not None else None
+    replace_node(graph, old, new)
+    if transpose is not None and not transpose.outputs[0].uses():
+        graph.remove(transpose, safe=True)
+
+
+def store_portable(model: ir.Model, name: str, blocks: Blocks) -> None:
+    """Store a 4-bit weight ``[out, in]`` as signed integers ``[in, out]`` for :func:`emit_portable`."""
+    import ml_dtypes
+
+    signed = (blocks.integers.T.astype(np.int8) - blocks.grid.middle).astype(ml_dtypes.int4)
+    set_initializer(model.graph, f"{name}_quantized", signed)
+    set_initializer(model.graph, f"{name}_scale", np.ascontiguousarray(blocks.scale.T))
+
+
+def emit_portable(model: ir.Model, node: WeightNode, name: str, grid: Grid) -> None:
+    """Let a MatMul multiply by what DequantizeLinear (opset 21) makes of the weight stored as ``name``."""
+    import onnx_ir as ir
+
+    graph = model.graph
+    inputs = [graph.initializers[f"{name}_quantized"], graph.initializers[f"{name}_scale"]]
+    attributes = {"axis": 0, "block_size": grid.block_size}
+    dequantize = ir.node(DEQUANTIZE, inputs, attributes=attributes, name=f"{node.module}/{DEQUANTIZE}")
+    matmul, weight = graph.node(node.name), dequantize.outputs[0]
+    transpose = matmul.inputs[1].producer() if matmul.inputs[1] is not None else None
+    weight.name, weight.dtype, weight.shape = f"{dequantize.name}:0", ir.DataType.FLOAT, inputs[0].shape
+    graph.insert_before(matmul, dequantize)
+    matmul.replace_input_with(1, weight)
+    if transpose is not None and not transpose.outputs[0].uses():
+        graph.remove(transpose, safe=True)
+    graph.opset_imports[""] = max(21, graph.opset_imports[""])
+
+
+def emit_lookup(model: ir.Model, node: WeightNode, name: str, grid: Grid) -> None:
+    """Let a Gather look up rows of the weight stored as ``name``."""
+    import onnx_ir as ir
+
+    graph = model.graph
+    old = graph.node(node.name)
+    initializers = graph.initializers
+    integers = initializers.get(f"{name}_rows_quantized") or initializers[f"{name}_quantized"]
+    inputs = [integers, old.inputs[1], initializers[f"{name}_rows_scale"]]
+    if not grid.symmetric:
+        inputs.append(initializers[f"{name}_rows_zero_point"])
+    attributes = {"bits": grid.bits, "block_size": grid.block_size, "gather_axis": 0, "quantize_axis": 2}
+    gather = ir.node(LOOKUP, inputs, attributes=attributes, domain="com.microsoft", name=node.name)
+    graph.opset_imports.setdefault("com.microsoft", 1)
+    output, columns = old.outputs[0], node.shape[1]
+    place = f"{node.module}/blocks"
+    gather.outputs[0].name, gather.outputs[0].type = f"{place}/rows", output.type
+    graph.insert_before(old, gather)
+    leading = [0] * (len(output.shape or ()) - 1)
+    last = _reshape(model, gather.outputs[0], [*leading, -1], f"{place}/Reshape")
+    if columns % grid.block_size:
+        last.outputs[0].name, last.outputs[0].type = f"{place}/whole_blocks", output.type
+        graph.insert_before(old, last)
+        bounds = [_constant(model, f"{place}/{key}", [number]) for key, number in _cut(columns)]
+        last = ir.node("Slice", [last.outputs[0], *bounds], name=f"{place}/Slice")
+    replace_node(graph, old, last)
+
+
+def _cut(columns: int) -> list[tuple[str, int]]:
+    return [("start", 0), ("end", columns), ("axis", -1)]
+
+
+def _reshape(model: ir.Model, value: ir.Value, shape: list[int], name: str) -> ir.Node:
+    import onnx_ir as ir
+
+    return ir.node("Reshape", [value, _constant(model, f"{name}_shape", shape)], name=name)
+
+
+def _constant(model: ir.Model, name: str, numbers: list[int]) -> ir.Value:
+    return set_initializer(model.graph, name, np.asarray(numbers, np.int64))
+
+
+def packed_nodes(model: ir.Model) -> tuple[PackedNode, ...]:
+    """Every node of a graph that reads a weight in blocks, the weights unpacked."""
+    found = []
+    for node in model.graph:
+        if node.op_type in (MATMUL, LOOKUP):
+            found.append(_read(node))
+        elif node.op_type == "MatMul" and (portable := _read_portable(node)) is not None:
+            found.append(portable)
+    return tuple(found)
+
+
+def _read_portable(node: ir.Node) -> PackedNode | None:
+    source = node.inputs[1].producer() if node.inputs[1] is not None else None
+    if source is None or source.op_type != DEQUANTIZE or not _attribute(source, "block_size"):
+        return None
+    integers, scales = source.inputs[0], source.inputs[1]
+    assert integers is not None
+    assert scales is not None
+    grid = Grid(bits=4, block_size=_attribute(source, "block_size"), symmetric=len(source.inputs) < 3)
+    signed = np.asarray(array(integers)).astype(np.int8)
+    blocks = Blocks(
+        integers=(signed.T + grid.middle).astype(np.uint8),
+        scale=np.asarray(array(scales), np.float32).T,
+        zero_point=None,
+        grid=grid,
+    )
+    return PackedNode(node=node.name or "", lookup=False, compute="float", blocks=blocks)
+
+
+def _read(node: ir.Node) -> PackedNode:
+    lookup = node.op_type == LOOKUP
+    integers, scales = (node.inputs[0], node.inputs[2]) if lookup else (node.inputs[1], node.inputs[2])
+    zeros = node.inputs[3] if len(node.inputs) > 3 else None
+    assert integers is not None
+    assert scales is not None
+    grid = Grid(
+        bits=4 if _attribute(node, "bits") == 4 else 8,
+        block_size=_attribute(node, "block_size"),
+        symmetric=zeros is None,
+        scale_dtype="float16" if array(scales).dtype == np.float16 else "float32",
+    )
+    packed: NDArray[Any] = array(integers)
+    scale: NDArray[Any] = array(scales)
+    zero: NDArray[Any] | None = None if zeros is None else array(zeros)
+    columns = packed.shape[1] * grid.block_size if lookup else _attribute(node, "K")
+    if lookup:
+        blocks = unpack(packed, scale[:, :, 0], None, grid=grid, columns=columns)
+        unpacked_zero = None if zero is None else zero[:, :, 0]
+        blocks = Blocks(integers=blocks.integers, scale=blocks.scale, zero_point=unpacked_zero, grid=grid)
+    else:
+        blocks = unpack(packed, scale, zero, grid=grid, columns=columns)
+    levels = {level: name for name, level in ACCURACY_LEVELS.items()}
+    compute = "" if lookup else levels.get(_attribute(node, "accuracy_level"), "unset")
+    return PackedNode(node=node.name or "", lookup=lookup, compute=compute, blocks=blocks)
+
+
+def _attribute(node: ir.Node, name: str) -> int:
+    return node.attributes.get_int(name, 0)

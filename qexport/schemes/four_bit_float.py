@@ -1,0 +1,162 @@
+"""NF4 and FP4 weights in ONNX: the bytes of bitsandbytes, multiplied by ONNX Runtime's MatMulBnb4."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from qexport import runtime
+from qexport.artifact import ONNX_NAME, QuantizedNode
+from qexport.errors import ContractError, UnsupportedHere
+from qexport.graph import array, matmul_weight, replace_node, save, set_initializer
+from qexport.numerics import bnb4
+from qexport.quantized import QUANTIZING_OPS
+from qexport.schemes import SchemeResult, Settings, Target, with_fields
+from qexport.selection import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    from qexport.artifact import Artifact
+    from qexport.inputs.text import TokenSet
+    from qexport.selection import Selection, WeightNode
+
+OPERATOR = "MatMulBnb4"
+QUANT_TYPES: Mapping[bnb4.Kind, int] = {"fp4": 0, "nf4": 1}
+"""What the operator's attribute calls the code books."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FourBitFloat:
+    """Weights of selected MatMuls in one of bitsandbytes' 4-bit formats, in blocks of 64; activations stay as they are."""
+
+    kind: Literal["nf4", "fp4"]
+    target: Target = "cpu"
+
+    OPTIONS: ClassVar[tuple[str, ...]] = ("target",)
+    engine: ClassVar[str] = "qexport"
+    calibration: ClassVar[str] = ""
+
+    def configured(self, choices: Mapping[str, object]) -> FourBitFloat:
+        """See :meth:`qexport.schemes.OnnxScheme.configured`."""
+        return with_fields(self, choices)
+
+    def refusal(self, node: WeightNode) -> str:
+        """See :meth:`qexport.schemes.OnnxScheme.refusal`."""
+        if node.role is Role.EMBEDDING:
+            return f"{self.kind} has no lookup form: {OPERATOR} multiplies only; leave embeddings out of the selection"
+        return ""
+
+    def stored_bytes(self, node: WeightNode) -> int:
+        """Bytes that the node's weight takes once quantized: codes, and a float32 scale for each block."""
+        code_bytes, blocks = bnb4.packed_sizes(node.parameters)
+        return code_bytes + 4 * blocks
+
+    def apply(self, parent: Artifact, selection: Selection, folder: Path, *, tokens: TokenSet | None) -> SchemeResult:
+        """See :meth:`qexport.schemes.OnnxScheme.apply`.
+
+        Raises:
+            ContractError: what is in the emitted file is not what was asked for.
+            UnsupportedHere: a selected node has no 4-bit form, or TensorRT is the target.
+        """
+        import onnx_ir as ir
+
+        del tokens
+        self._require_form(selection)
+        model = ir.load(parent.onnx_path)
+        for node in selection.matmuls:
+            self._quantize(model, node)
+        weight_bytes = save(model, folder)
+        path = folder / ONNX_NAME
+        runtime.OrtSession(path)  # raises where the emitted file does not load
+        self._check(ir.load(path), ir.load(parent.onnx_path), selection)
+        return SchemeResult(
+            quantized=tuple(
+                QuantizedNode(
+                    name=node.name,
+                    weight=node.weight,
+                    weight_dtype=self.kind,
+                    per_channel=False,
+                    activation="none",
+                    block_size=bnb4.BLOCK_SIZE,
+                )
+                for node in selection.nodes
+            ),
+            weight_bytes=weight_bytes,
+            settings=self._settings(),
+        )
+
+    def _settings(self) -> Settings:
+        return {"weight_dtype": self.kind, "block_size": bnb4.BLOCK_SIZE}
+
+    def _require_form(self, selection: Selection) -> None:
+        if self.target == "tensorrt":
+            raise UnsupportedHere(f"{self.kind}: TensorRT has no {OPERATOR}; take another target or another recipe")
+        for node in selection.nodes:
+            if reason := self.refusal(node):
+                raise UnsupportedHere(f"{node.name}: {reason}")
+
+    def _quantize(self, model: ir.Model, node: WeightNode) -> None:
+        """Let a node multiply by codes. A head that reads an embedding's table gets codes of its own."""
+        import onnx_ir as ir
+
+        graph = model.graph
+        matmul = graph.node(node.name)
+        transpose = matmul.inputs[1].producer() if matmul.inputs[1] is not None else None
+        weight = matmul_weight(model, node)
+        packed, peaks = bnb4.quantize(weight.T, self.kind)
+        new = ir.node(
+            OPERATOR,
+            [
+                matmul.inputs[0],
+                set_initializer(graph, f"{node.module}.weight_{self.kind}", packed),
+                set_initializer(graph, f"{node.module}.weight_absmax", peaks),
+            ],
+            attributes=self._attributes(*weight.shape),
+            domain="com.microsoft",
+            name=node.name,
+        )
+        model.graph.opset_imports.setdefault("com.microsoft", 1)
+        replace_node(graph, matmul, new)
+        if transpose is not None and not transpose.outputs[0].uses():
+            graph.remove(transpose, safe=True)
+
+    def _attributes(self, inputs: int, outputs: int) -> dict[str, int]:
+        return {"K": inputs, "N": outputs, "block_size": bnb4.BLOCK_SIZE, "quant_type": QUANT_TYPES[self.kind]}
+
+    def _check(self, emitted: ir.Model, parent: ir.Model, selection: Selection) -> None:
+        """Hold the emitted file against what was asked for, with the codes rounded again from the parent's weights.
+
+        Raises:
+            ContractError: a node is missing or one too many, has other attributes, or other codes or scales, or anything
+                besides is quantized.
+        """
+        found = {node.name: node for node in emitted.graph if node.op_type == OPERATOR}
+        asked = {node.name: node for node in selection.nodes}
+        if found.keys() != asked.keys():
+            different = sorted(map(str, found.keys() ^ asked.keys()))
+            raise ContractError(f"{self.kind}: in the file other nodes are quantized than were asked for: {different}")
+        stray = [node for node in emitted.graph if node.op_type in QUANTIZING_OPS]
+        if stray:
+            raise ContractError(f"{self.kind}: quantized besides what was asked: {stray[0].op_type} {stray[0].name}")
+        for name, node in asked.items():
+            self._check_node(found[name], matmul_weight(parent, node))
+
+    def _check_node(self, node: ir.Node, weight: NDArray[np.float32]) -> None:
+        wanted = self._attributes(*weight.shape)
+        attributes = {name: node.attributes.get_int(name) for name in wanted}
+        if attributes != wanted:
+            raise ContractError(f"{node.name}: has the attributes {attributes}, {wanted} was asked")
+        codes, peaks = bnb4.quantize(weight.T, self.kind)
+        if not (_holds(node.inputs[1], codes) and _holds(node.inputs[2], peaks)):
+            raise ContractError(f"{node.name}: does not hold the {self.kind} codes and scales of its weight")
+
+
+def _holds(value: ir.Value | None, expected: NDArray[np.generic]) -> bool:
+    return value is not None and value.is_initializer() and np.array_equal(array(value), expected)

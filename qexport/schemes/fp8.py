@@ -1,0 +1,381 @@
+"""FP8 weights and activations (E4M3FN) as QuantizeLinear and DequantizeLinear, which every provider reads.
+
+ONNX Runtime's CPU and CUDA providers multiply the dequantized values in floating point: what such a file tells is its size and
+what the format costs in quality. TensorRT turns the same nodes into FP8 kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from qexport import calibration as calibrating
+from qexport import runtime
+from qexport.artifact import ONNX_NAME, QuantizedNode
+from qexport.errors import ContractError, InputError
+from qexport.graph import array, matmul_weight, save, set_initializer
+from qexport.numerics import fp8
+from qexport.quantized import QUANTIZING_OPS
+from qexport.schemes import SchemeResult, Settings, Target, with_fields
+from qexport.selection import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    from qexport.artifact import Artifact
+    from qexport.inputs.text import TokenSet
+    from qexport.selection import Selection, WeightNode
+
+WEIGHT_DTYPE = "float8e4m3fn"
+METHOD = "minmax"
+"""Ranges of activations: FP8 keeps small values beside a large one, so nothing is gained by cutting the large one off."""
+_OPSET = 19
+"""The first with FP8 in QuantizeLinear and DequantizeLinear."""
+_SUFFIX = "_fp8"
+_FUSES_INTEGERS: frozenset[Target] = frozenset({"cpu", "web"})
+"""Where onnxruntime 1.31 takes a MatMul between two DequantizeLinear for one of integers, of FP8 too, and then refuses the
+graph that it made. There the input passes through Cast and Mul, which compute the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fp8:
+    """E4M3FN weights with a scale per output channel (per tensor for TensorRT), and activations with one scale each."""
+
+    activations: Literal["static", "none"] = "static"
+    """``static``: inputs of the selected MatMuls are rounded to FP8, their ranges fixed from calibration text."""
+    target: Target = "cpu"
+
+    OPTIONS: ClassVar[tuple[str, ...]] = ("target",)
+    engine: ClassVar[str] = "qexport"
+
+    @property
+    def calibration(self) -> str:
+        """See :attr:`qexport.schemes.OnnxScheme.calibration`."""
+        return METHOD if self.activations == "static" else ""
+
+    def configured(self, choices: Mapping[str, object]) -> Fp8:
+        """See :meth:`qexport.schemes.OnnxScheme.configured`."""
+        return with_fields(self, choices)
+
+    def refusal(self, node: WeightNode) -> str:
+        """See :meth:`qexport.schemes.OnnxScheme.refusal`."""
+        del node
+        return ""
+
+    @property
+    def per_channel(self) -> bool:
+        return self.target != "tensorrt"
+
+    def stored_bytes(self, node: WeightNode) -> int:
+        """Bytes that the node's weight takes once quantized: codes and float32 scales."""
+        return node.parameters + 4 * (node.channels if self.per_channel else 1)
+
+    def apply(self, parent: Artifact, selection: Selection, folder: Path, *, tokens: TokenSet | None) -> SchemeResult:
+        """See :meth:`qexport.schemes.OnnxScheme.apply`.
+
+        Raises:
+            ContractError: what is in the emitted file is not what was asked for.
+            InputError: static activations without calibration text, or a graph of an opset before FP8.
+        """
+        import onnx_ir as ir
+
+        model, original = ir.load(parent.onnx_path), ir.load(parent.onnx_path)
+        if (opset := model.graph.opset_imports[""]) < _OPSET:
+            raise InputError(
+                f"{parent.path}: FP8 is from ONNX opset {_OPSET} on, the graph has {opset}; export it again"
+            )
+        plans = [_Plan.of(node, selection, self.target) for node in selection.nodes]
+        peaks = self._peaks(parent, model, selection, tokens)
+        for plan in plans:
+            _quantize(model, plan, plan.quantized(original, per_channel=self.per_channel))
+        for node in selection.matmuls:
+            _quantize_input(model, node, peaks, self.target)
+        weight_bytes = save(model, folder)
+        path = folder / ONNX_NAME
+        _require_valid(path, self.target)
+        self._check(ir.load(path), original, plans, peaks)
+        return SchemeResult(
+            quantized=tuple(
+                QuantizedNode(
+                    name=node.name,
+                    weight=node.weight,
+                    weight_dtype=WEIGHT_DTYPE,
+                    per_channel=self.per_channel,
+                    activation="none" if node.role is Role.EMBEDDING else self.activations,
+                )
+                for node in selection.nodes
+            ),
+            weight_bytes=weight_bytes,
+            settings=self._settings(),
+        )
+
+    def _settings(self) -> Settings:
+        arithmetic = "fp8" if self.target == "tensorrt" else "float on fp8 values"
+        return {"weight_dtype": WEIGHT_DTYPE, "arithmetic": arithmetic}
+
+    def _peaks(
+        self, parent: Artifact, model: ir.Model, selection: Selection, tokens: TokenSet | None
+    ) -> dict[str, float]:
+        """The largest magnitude of each tensor that is to be rounded, by its name."""
+        if self.activations == "none":
+            return {}
+        if tokens is None:
+            raise InputError("static FP8 needs windows of calibration text, and none were given")
+        names = [_name(model.graph.node(node.name).inputs[0]) for node in selection.matmuls]
+        ranges = calibrating.calibrate(parent, names, tokens, calibrating.METHODS[METHOD]) if names else {}
+        return {name: max(-low, high) for name, (low, high) in ranges.items()}
+
+    def _check(self, emitted: ir.Model, original: ir.Model, plans: list[_Plan], peaks: Mapping[str, float]) -> None:
+        """Hold the emitted file against what was asked for, with the weights rounded again.
+
+        Raises:
+            ContractError: a node reads other codes or scales than those of its weight, its input is rounded in another way,
+                or anything besides is quantized.
+        """
+        accounted: set[ir.Node] = set()
+        by_name = {node.name: node for node in emitted.graph}
+        for plan in plans:
+            node = by_name.get(plan.node.name)
+            if node is None:
+                raise ContractError(f"{plan.node.name}: is not in the file any more")
+            codes, scale = plan.quantized(original, per_channel=self.per_channel)
+            accounted |= _checked_weight(node, plan, codes, scale)
+            if plan.node.role is not Role.EMBEDDING:
+                accounted |= _checked_input(node, peaks)
+        stray = [node for node in emitted.graph if node.op_type in QUANTIZING_OPS and node not in accounted]
+        if stray:
+            raise ContractError(f"FP8: quantized besides what was asked: {stray[0].op_type} {stray[0].name}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """How the weight of one selected node is stored."""
+
+    node: WeightNode
+    stored: str
+    """The name that the weight's codes and scales begin with."""
+    rows: bool
+    """``[rows, dim]`` with channels along the rows; else ``[in, out]``."""
+    decoded: bool
+    """Rows are gathered as bytes and decoded through a table, because Gather does not take FP8; else the whole weight
+    passes through a DequantizeLinear."""
+
+    @classmethod
+    def of(cls, node: WeightNode, selection: Selection, target: Target) -> _Plan:
+        """A table that its head reads too is stored once and dequantized whole, which the head needs anyway."""
+        lookup = node.role is Role.EMBEDDING
+        others = selection.embeddings if node.tied else [other for other in selection.matmuls if other.tied and lookup]
+        shared = any(other.weight == node.weight for other in others)
+        return cls(
+            node=node,
+            stored=node.weight if lookup or shared or not node.tied else f"{node.module}.weight",
+            rows=lookup or shared,
+            decoded=lookup and not shared and target != "tensorrt",
+        )
+
+    def quantized(self, original: ir.Model, *, per_channel: bool) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """The codes and scales of the float weight as they are stored."""
+        if self.rows:
+            weight = np.asarray(array(original.graph.initializers[self.node.weight]), np.float32)
+        else:
+            weight = matmul_weight(original, self.node)
+        return fp8.quantize(weight, (0 if self.rows else 1) if per_channel else None)
+
+
+def _require_valid(path: Path, target: Target) -> None:
+    """Make sure that the emitted file loads; where onnxruntime's CPU provider would refuse it, that it is valid ONNX."""
+    if target in _FUSES_INTEGERS:
+        runtime.OrtSession(path)
+        return
+    import onnx
+
+    try:
+        onnx.checker.check_model(path)
+    except onnx.checker.ValidationError as error:
+        raise ContractError(f"{path}: is not valid ONNX ({error})") from error
+
+
+def _quantize(model: ir.Model, plan: _Plan, quantized: tuple[NDArray[np.uint8], NDArray[np.float32]]) -> None:
+    """Let a node read codes in place of its float weight."""
+    import onnx_ir as ir
+
+    codes, scale = quantized
+    graph = model.graph
+    node = graph.node(plan.node.name)
+    name = f"{plan.stored}{_SUFFIX}"
+    if plan.decoded:
+        _decode_rows(graph, node, set_initializer(graph, name, codes), scale, plan)
+        return
+    if name in graph.initializers:  # the other reader of a shared table was here before
+        return
+    stored = set_initializer(graph, name, codes.view(ir.DataType.FLOAT8E4M3FN.numpy()))
+    scales = set_initializer(graph, f"{plan.stored}_scale", scale)
+    axis = {"axis": 0 if plan.rows else 1} if scale.ndim else {}
+    dequantize = _node("DequantizeLinear", f"{plan.node.module}/DequantizeLinear", [stored, scales], axis)
+    if plan.rows:
+        table = graph.initializers[plan.node.weight]
+        graph.insert_before(min((use.node for use in table.uses()), key=list(graph).index), dequantize)
+        table.replace_all_uses_with(dequantize.outputs[0])
+        return
+    transpose = node.inputs[1].producer() if node.inputs[1] is not None else None
+    graph.insert_before(node, dequantize)
+    node.replace_input_with(1, dequantize.outputs[0])
+    if transpose is not None and not transpose.outputs[0].uses():
+        graph.remove(transpose, safe=True)
+
+
+def _decode_rows(graph: ir.Graph, gather: ir.Node, codes: ir.Value, scale: NDArray[np.float32], plan: _Plan) -> None:
+    """Replace ``Gather(table, ids)`` by a lookup of bytes, of the values that they stand for, and of the row's scale."""
+    import onnx_ir as ir
+
+    place, ids = f"{plan.node.module}/dequantize", gather.inputs[1]
+    values = set_initializer(graph, "fp8_values", fp8.VALUES)
+    scales = set_initializer(graph, f"{plan.stored}_scale", scale[:, None])
+    rows = _node("Gather", str(gather.name), [codes, ids], {"axis": 0})
+    indices = _node("Cast", f"{place}/Cast", [rows.outputs[0]], {"to": int(ir.DataType.INT32)})
+    decoded = _node("Gather", f"{place}/Gather", [values, indices.outputs[0]], {"axis": 0})
+    factors = _node("Gather", f"{place}/Gather_1", [scales, ids], {"axis": 0})
+    result = _node("Mul", f"{place}/Mul", [decoded.outputs[0], factors.outputs[0]], {})
+    old, new = gather.outputs[0], result.outputs[0]
+    new.shape, new.type = old.shape, old.type
+    graph.insert_before(gather, [rows, indices, decoded, factors, result])
+    old.replace_all_uses_with(new)
+    graph.remove(gather, safe=True)
+
+
+def _quantize_input(model: ir.Model, node: WeightNode, peaks: Mapping[str, float], target: Target) -> None:
+    """Round what comes into a MatMul to FP8; MatMuls that read the same tensor share the rounding."""
+    graph = model.graph
+    matmul = graph.node(node.name)
+    source = matmul.inputs[0]
+    if source is None or _name(source) not in peaks:
+        return
+    known = [use.node for use in source.uses() if use.node.op_type == "QuantizeLinear"]
+    rounded = _end_of_rounding(known[0]) if known else _add_rounding(graph, matmul, node.module, peaks, target)
+    matmul.replace_input_with(0, rounded.outputs[0])
+
+
+def _add_rounding(graph: ir.Graph, matmul: ir.Node, module: str, peaks: Mapping[str, float], target: Target) -> ir.Node:
+    import onnx_ir as ir
+
+    source = matmul.inputs[0]
+    assert source is not None
+    scale = set_initializer(graph, f"{_name(source)}_scale", np.asarray(fp8.tensor_scale(peaks[_name(source)])))
+    zero_data = np.zeros((), np.uint8).view(ir.DataType.FLOAT8E4M3FN.numpy())
+    zero = set_initializer(graph, "fp8_zero", zero_data)
+    place = f"{module}/input"
+    new = [_node("QuantizeLinear", f"{place}/QuantizeLinear", [source, scale, zero], {})]
+    if target in _FUSES_INTEGERS:
+        new.append(_node("Cast", f"{place}/Cast", [new[0].outputs[0]], {"to": int(ir.DataType.FLOAT)}))
+        new.append(_node("Mul", f"{place}/Mul", [new[1].outputs[0], scale], {}))
+    else:
+        new.append(_node("DequantizeLinear", f"{place}/DequantizeLinear", [new[0].outputs[0], scale, zero], {}))
+    graph.insert_before(matmul, new)
+    new[-1].outputs[0].shape, new[-1].outputs[0].type = source.shape, source.type
+    return new[-1]
+
+
+def _end_of_rounding(quantize: ir.Node) -> ir.Node:
+    """The node that gives the values again which a QuantizeLinear rounded."""
+    (use,) = quantize.outputs[0].uses()
+    return next(iter(use.node.outputs[0].uses())).node if use.node.op_type == "Cast" else use.node
+
+
+def _node(op: str, name: str, inputs: list[ir.Value | None], attributes: dict[str, int]) -> ir.Node:
+    import onnx_ir as ir
+
+    made = ir.node(op, inputs, attributes=attributes, name=name)
+    made.outputs[0].name = f"{name}_output"
+    return made
+
+
+def _name(value: ir.Value | None) -> str:
+    return (value.name or "") if value is not None else ""
+
+
+def _checked_weight(node: ir.Node, plan: _Plan, codes: NDArray[np.uint8], scale: NDArray[np.float32]) -> set[ir.Node]:
+    """The quantizing operators through which a node reads its weight, after their contents were compared."""
+    problem = ContractError(f"{node.name}: does not read the FP8 codes and scales of its weight")
+    if plan.decoded:
+        found = _decoding(node)
+        if found is None or not (_holds(node.inputs[0], codes) and _holds(found, scale[:, None])):
+            raise problem
+        return set()
+    place = 0 if plan.node.role is Role.EMBEDDING else 1
+    dequantize = _producer(node, place)
+    if plan.rows and place == 1 and dequantize is not None and dequantize.op_type == "Transpose":
+        dequantize = _producer(dequantize, 0)
+    if dequantize is None or dequantize.op_type != "DequantizeLinear":
+        raise problem
+    axis = dequantize.attributes.get_int("axis", 1)
+    if scale.ndim and axis != (0 if plan.rows else 1):
+        raise problem
+    if not (_holds(dequantize.inputs[0], codes, WEIGHT_DTYPE) and _holds(dequantize.inputs[1], scale)):
+        raise problem
+    return {dequantize}
+
+
+def _decoding(rows: ir.Node) -> ir.Value | None:
+    """The scales that rows of codes are multiplied by after they were decoded; None where they are not."""
+    at = rows
+    for op in ("Cast", "Gather", "Mul"):
+        uses = list(at.outputs[0].uses())
+        if rows.op_type != "Gather" or len(uses) != 1 or uses[0].node.op_type != op:
+            return None
+        at = uses[0].node
+        if op == "Gather" and not _holds(at.inputs[0], fp8.VALUES):
+            return None
+    factors = _producer(at, 1)
+    same_ids = factors is not None and factors.op_type == "Gather" and factors.inputs[1] is rows.inputs[1]
+    return factors.inputs[0] if same_ids and factors is not None else None
+
+
+def _checked_input(node: ir.Node, peaks: Mapping[str, float]) -> set[ir.Node]:
+    """The two operators that round a MatMul's input, after their scale was compared; none where none were asked."""
+    pair = _rounding(node)
+    if (pair is not None) != bool(peaks):
+        raise ContractError(f"{node.name}: its input is rounded to FP8: {pair is not None}, asked: {bool(peaks)}")
+    if pair is None:
+        return set()
+    source, zero = _name(pair[0].inputs[0]), np.zeros((), np.uint8)
+    scale = np.asarray(fp8.tensor_scale(peaks.get(source, 0.0)))
+    exact = all(
+        _holds(part.inputs[1], scale) and all(_holds(value, zero, WEIGHT_DTYPE) for value in part.inputs[2:])
+        for part in pair
+    )
+    if source not in peaks or len(pair[0].inputs) != 3 or not exact:
+        raise ContractError(f"{node.name}: its input {source} is not rounded to FP8 over its calibrated range")
+    return set(pair)
+
+
+def _rounding(node: ir.Node) -> tuple[ir.Node, ir.Node] | None:
+    """The QuantizeLinear before a node and what gives its values again: DequantizeLinear, or the Mul after a Cast."""
+    last = _producer(node, 0)
+    before = _producer(last, 0) if last is not None and last.op_type in {"Mul", "DequantizeLinear"} else None
+    if last is not None and last.op_type == "Mul" and before is not None:
+        before = _producer(before, 0) if before.op_type == "Cast" else None
+    return (before, last) if last is not None and before is not None and before.op_type == "QuantizeLinear" else None
+
+
+def _producer(node: ir.Node, place: int) -> ir.Node | None:
+    value = node.inputs[place]
+    return value.producer() if value is not None else None
+
+
+def _holds(value: ir.Value | None, expected: NDArray[np.generic], dtype: str = "") -> bool:
+    """Whether an initializer has exactly these contents; with ``dtype`` they are the bytes of a type of that name."""
+    if value is None or not value.is_initializer():
+        return False
+    found = array(value)
+    if dtype:
+        if value.dtype is None or value.dtype.name.lower() != dtype:
+            return False
+        found = found.view(np.uint8)
+    same_kind = (found.dtype, found.shape) == (expected.dtype, expected.shape)
+    return same_kind and np.array_equal(found, expected, equal_nan=found.dtype.kind == "f")

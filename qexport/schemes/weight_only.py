@@ -1,0 +1,384 @@
+"""Weights in 4 or 8 bits with a scale for each block of inputs; activations stay as they are (W4A16, W8A16)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+
+import numpy as np
+
+from qexport import packed, runtime
+from qexport.artifact import ONNX_NAME, QuantizedNode
+from qexport.equalize import groups, rescale
+from qexport.errors import ContractError, InputError
+from qexport.graph import array, save, set_initializer
+from qexport.half import to_half
+from qexport.moments import moments
+from qexport.numerics.awq import awq_scale
+from qexport.numerics.blocks import Blocks, Grid, rtn
+from qexport.numerics.gptq import gptq
+from qexport.numerics.hqq import hqq
+from qexport.quantized import QUANTIZING_OPS
+from qexport.schemes import SchemeResult, Settings, Target, with_fields
+from qexport.selection import Role
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    from qexport.artifact import Artifact
+    from qexport.inputs.text import TokenSet
+    from qexport.selection import Selection, WeightNode
+
+HESSIAN_BYTES = 1 << 28
+"""Second moments held at once while all are taken from the fp32 graph; more take another run of the text."""
+COARSEST = {4: 0.35, 8: 0.03}
+"""Largest relative error (Frobenius) of a rounded weight that any rounding leaves; a mistake in packing leaves 1 or more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rtn:
+    """Round to nearest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hqq:
+    """Half-quadratic quantization: zero points that lessen the error of all but the outliers; no calibration."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gptq:
+    """Rounds column by column and lets the columns to come make up for the error, by the second moments of inputs."""
+
+    act_order: bool = True
+    damping: float = 0.01
+    sequential: bool = True
+    """Each decoder layer sees the inputs that the rounded layers before it give, and not those of the fp32 graph."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Awq:
+    """Scales up the weights of salient input channels before they are rounded to nearest."""
+
+
+Rounding = Rtn | Hqq | Gptq | Awq
+T = TypeVar("T")
+NAMES: Mapping[type[Rounding], str] = {Rtn: "rtn", Hqq: "hqq", Gptq: "gptq", Awq: "awq"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightOnly:
+    """Weights of MatMuls as MatMulNBits, lookup tables as GatherBlockQuantized; a tied table is stored once."""
+
+    bits: Literal[4, 8]
+    rounding: Rounding
+    block_size: Literal[16, 32, 64, 128] = 32
+    symmetric: bool = True
+    """The zero point is the middle of the grid, and not stored."""
+    compute: Literal["float", "int8"] = "float"
+    """What the CPU kernel multiplies: activations as they are, or rounded to int8 block by block."""
+    head_bits: Literal[4, 8] | None = None
+    """Bits of the output head, and of the table it shares; None takes those of the body."""
+    target: Target = "cpu"
+
+    OPTIONS: ClassVar[tuple[str, ...]] = ("block_size", "compute", "head_bits", "symmetric", "target")
+    engine: ClassVar[str] = "qexport"
+
+    def configured(self, choices: Mapping[str, object]) -> WeightOnly:
+        """See :meth:`qexport.schemes.OnnxScheme.configured`."""
+        scheme = with_fields(self, choices)
+        if scheme.target == "tensorrt" and not (scheme.symmetric and scheme.compute == "float"):
+            raise InputError("the target tensorrt takes symmetric blocks and computes in floating point")
+        if scheme.compute == "int8" and scheme.target not in ("cpu", "web"):
+            raise InputError(f"the option compute: int8 is a kernel of the CPU, not of the target {scheme.target}")
+        return scheme
+
+    @property
+    def calibration(self) -> str:
+        """See :attr:`qexport.schemes.OnnxScheme.calibration`."""
+        return NAMES[type(self.rounding)] if isinstance(self.rounding, (Gptq, Awq)) else ""
+
+    def refusal(self, node: WeightNode) -> str:
+        """See :meth:`qexport.schemes.OnnxScheme.refusal`."""
+        if self.target == "tensorrt" and node.role is Role.EMBEDDING:
+            return "TensorRT has no lookups in quantized tables; leave embeddings out of the selection"
+        return ""
+
+    def stored_bytes(self, node: WeightNode) -> int:
+        """See :meth:`qexport.schemes.OnnxScheme.stored_bytes`."""
+        rows, columns = node.shape if node.role is Role.EMBEDDING or node.tied else node.shape[::-1]
+        grid = self._grid(node)
+        blocks = rows * grid.blocks(columns)
+        zeros = 0 if self.symmetric else rows * -(-grid.blocks(columns) * grid.bits // 8)
+        return blocks * (grid.block_size * grid.bits // 8 + np.dtype(grid.scale_dtype).itemsize) + zeros
+
+    def _grid(self, node: WeightNode) -> Grid:
+        head = node.role is Role.LM_HEAD
+        return Grid(
+            bits=self.head_bits or self.bits if head else self.bits,
+            block_size=self.block_size,
+            symmetric=self.symmetric,
+            scale_dtype="float16" if self.target == "cuda" else "float32",
+        )
+
+    def apply(self, parent: Artifact, selection: Selection, folder: Path, *, tokens: TokenSet | None) -> SchemeResult:
+        """See :meth:`qexport.schemes.OnnxScheme.apply`.
+
+        Raises:
+            ContractError: what is in the emitted file is not what was asked for.
+            InputError: GPTQ or AWQ without calibration text.
+        """
+        import onnx_ir as ir
+
+        model = ir.load(parent.onnx_path)
+        plan = _plan(selection, self._grid)
+        digests = {}
+        for name, weight, blocks in self._rounded(model, plan, tokens):
+            _require_close(name, weight, blocks)
+            if self.target == "tensorrt":
+                packed.store_portable(model, name, blocks)
+            else:
+                packed.store(model, name, blocks, lookup=bool(plan[name].lookups), shared=self.target == "web")
+            digests[name] = _digest(blocks)
+        for name, task in plan.items():
+            self._emit(model, name, task)
+        if self.target == "cuda":
+            to_half(model, "fp16")
+        weight_bytes = save(model, folder)
+        path = folder / ONNX_NAME
+        runtime.OrtSession(path)  # raises where the emitted file does not load
+        return SchemeResult(
+            quantized=self._check(ir.load(path), selection, plan, digests),
+            weight_bytes=weight_bytes,
+            settings=self._settings(),
+        )
+
+    def _emit(self, model: ir.Model, name: str, task: _Task) -> None:
+        for node in task.matmuls:
+            if self.target == "tensorrt":
+                packed.emit_portable(model, node, name, task.grid)
+            else:
+                packed.emit_matmul(model, node, name, task.grid, compute=self.compute)
+        for node in task.lookups:
+            packed.emit_lookup(model, node, name, task.grid)
+
+    def _settings(self) -> Settings:
+        settings: Settings = {
+            "bits": self.bits,
+            "block_size": self.block_size,
+            "symmetric": self.symmetric,
+            "rounding": NAMES[type(self.rounding)],
+            "compute": self.compute,
+        }
+        return settings | ({"head_bits": self.head_bits} if self.head_bits else {})
+
+    def _rounded(self, model: ir.Model, plan: Mapping[str, _Task], tokens: TokenSet | None) -> Iterator[_Rounded]:
+        """Every weight of the plan, rounded; AWQ rescales the graph first, GPTQ leaves rounded weights in it."""
+        match self.rounding:
+            case Rtn():
+                yield from _each(model, plan, rtn)
+            case Hqq():
+                yield from _each(model, plan, hqq)
+            case Awq():
+                _rescale_salient(model, plan, _required(tokens))
+                yield from _each(model, plan, rtn)
+            case Gptq() as rounding:
+                yield from _gptq(model, plan, _required(tokens), rounding)
+
+    def _check(
+        self, emitted: ir.Model, selection: Selection, plan: Mapping[str, _Task], digests: Mapping[str, str]
+    ) -> tuple[QuantizedNode, ...]:
+        """Hold the emitted file against what was asked for and what was rounded.
+
+        Raises:
+            ContractError: a node is missing or one too many, multiplies in another way, reads other integers, scales or
+                zero points than were rounded, or anything besides is quantized.
+        """
+        found = {node.node: node for node in packed.packed_nodes(emitted)}
+        asked = {node.name: node for node in selection.nodes}
+        if found.keys() != asked.keys():
+            different = sorted(found.keys() ^ asked.keys())
+            raise ContractError(
+                f"in the file other nodes are quantized than were asked for: {', '.join(different[:3])}"
+            )
+        own = {packed.DEQUANTIZE} if self.target == "tensorrt" else {packed.MATMUL}
+        stray = [node for node in emitted.graph if node.op_type in QUANTIZING_OPS - own]
+        if stray:
+            raise ContractError(f"quantized besides what was asked: {stray[0].op_type} {stray[0].name}")
+        for name, node in asked.items():
+            read = found[name]
+            if _digest(read.blocks, node.shape[1] if read.lookup else None) != digests[node.weight]:
+                raise ContractError(f"{name}: does not read the integers and scales that {node.weight} was rounded to")
+            if read.lookup != (node.role is Role.EMBEDDING) or (not read.lookup and read.compute != self.compute):
+                raise ContractError(f"{name}: computes in {read.compute or 'no'} arithmetic, {self.compute} was asked")
+        return tuple(
+            QuantizedNode(
+                name=name,
+                weight=node.weight,
+                weight_dtype=f"{'u' if not self.symmetric else ''}int{plan[node.weight].grid.bits}",
+                per_channel=False,
+                activation="none",
+                block_size=self.block_size,
+            )
+            for name, node in asked.items()
+        )
+
+
+_Rounded = tuple[str, "NDArray[np.float32]", Blocks]
+"""Name, float weight ``[out, in]`` and what it was rounded to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """One weight and the selected nodes that read it."""
+
+    matmuls: tuple[WeightNode, ...]
+    lookups: tuple[WeightNode, ...]
+    grid: Grid
+
+    @property
+    def transposed(self) -> bool:
+        """The weight is stored as ``[in, out]``, and not as ``[out, in]``."""
+        return not self.lookups and not self.matmuls[0].tied
+
+    @property
+    def weight(self) -> str:
+        return (self.matmuls or self.lookups)[0].weight
+
+    @property
+    def columns(self) -> int:
+        """Inputs of a MatMul, or the width of a looked-up row."""
+        shape = (self.matmuls or self.lookups)[0].shape
+        return shape[0] if self.transposed else shape[1]
+
+    def rows(self, model: ir.Model) -> NDArray[np.float32]:
+        """The float weight as it is in the graph now, ``[out, in]``."""
+        stored = np.asarray(array(model.graph.initializers[self.weight]), np.float32)
+        return np.ascontiguousarray(stored.T) if self.transposed else stored
+
+
+def _plan(selection: Selection, grid: Callable[[WeightNode], Grid]) -> dict[str, _Task]:
+    """The selected nodes by the weight they read, in graph order; a shared table has the head's grid."""
+    by_weight: dict[str, list[WeightNode]] = {}
+    for node in selection.nodes:
+        by_weight.setdefault(node.weight, []).append(node)
+    return {
+        weight: _Task(
+            matmuls=tuple(node for node in nodes if node.role is not Role.EMBEDDING),
+            lookups=tuple(node for node in nodes if node.role is Role.EMBEDDING),
+            grid=grid(next((node for node in nodes if node.role is Role.LM_HEAD), nodes[0])),
+        )
+        for weight, nodes in by_weight.items()
+    }
+
+
+def _each(
+    model: ir.Model, plan: Mapping[str, _Task], rounding: Callable[[NDArray[np.float32], Grid], Blocks]
+) -> Iterator[_Rounded]:
+    for name, task in plan.items():
+        weight = task.rows(model)
+        yield name, weight, rounding(weight, task.grid)
+
+
+def _required(tokens: TokenSet | None) -> TokenSet:
+    if tokens is None:
+        raise InputError("GPTQ and AWQ need windows of calibration text, and none were given")
+    return tokens
+
+
+def _inputs(model: ir.Model, nodes: Sequence[WeightNode]) -> dict[str, str]:
+    """The name of the activation that each MatMul reads, by the node's name."""
+    names = {node.name for node in nodes}
+    return {
+        str(node.name): str(node.inputs[0].name)
+        for node in model.graph
+        if node.name in names and node.inputs[0] is not None
+    }
+
+
+def _gptq(model: ir.Model, plan: Mapping[str, _Task], tokens: TokenSet, rounding: Gptq) -> Iterator[_Rounded]:
+    """Round stage by stage; a stage's second moments are taken from the graph as the stages before it have left it."""
+    learned = [task for task in plan.values() if task.matmuls]
+    tensors = _inputs(model, [task.matmuls[0] for task in learned])
+    sizes = {tensors[task.matmuls[0].name]: task.columns for task in learned}
+    stages = (
+        _layers(learned)
+        if rounding.sequential
+        else _batches(learned, lambda task: tensors[task.matmuls[0].name], sizes)
+    )
+    for number, stage in enumerate(stages):
+        wanted = {task.weight: tensors[task.matmuls[0].name] for task in stage}
+        seen = moments(model, list(wanted.values()), tokens, what=f"calibrating, part {number + 1} of {len(stages)}")
+        for task in stage:
+            weight = task.rows(model)
+            hessian = seen[wanted[task.weight]].hessian
+            blocks = gptq(weight, task.grid, hessian, damping=rounding.damping, act_order=rounding.act_order)
+            if rounding.sequential:
+                rounded = blocks.dequantize()
+                set_initializer(model.graph, task.weight, rounded.T if task.transposed else rounded)
+            yield task.weight, weight, blocks
+    for name, task in plan.items():
+        if not task.matmuls:  # rows that are looked up meet no input that could make up for an error
+            yield name, task.rows(model), rtn(task.rows(model), task.grid)
+
+
+def _layers(tasks: Sequence[_Task]) -> list[list[_Task]]:
+    """Tasks by decoder layer, in graph order; those outside the layers each by itself."""
+    stages: dict[str, list[_Task]] = {}
+    for task in tasks:
+        node = task.matmuls[0]
+        stages.setdefault(node.layer or node.name, []).append(task)
+    return list(stages.values())
+
+
+def _batches(items: Sequence[T], tensor: Callable[[T], str], sizes: Mapping[str, int]) -> list[list[T]]:
+    """Items in their order, as many together as :data:`HESSIAN_BYTES` of second moments of their tensors allow."""
+    batches: list[list[T]] = []
+    held: set[str] = set()
+    for item in items:
+        more = held | {tensor(item)}
+        if not batches or sum(4 * sizes[name] ** 2 for name in more) > HESSIAN_BYTES:
+            batches.append([])
+            more = {tensor(item)}
+        held = more
+        batches[-1].append(item)
+    return batches
+
+
+def _rescale_salient(model: ir.Model, plan: Mapping[str, _Task], tokens: TokenSet) -> None:
+    """Scale the input channels of every group of MatMuls as AWQ finds best; the function of the graph stays."""
+    found = groups(model, [node for task in plan.values() for node in task.matmuls])
+    sizes = {group.tensor: plan[group.weights[0]].columns for group in found}
+    batches = _batches(found, lambda group: group.tensor, sizes)
+    for number, batch in enumerate(batches):
+        what = f"calibrating, part {number + 1} of {len(batches)}"
+        seen = moments(model, [group.tensor for group in batch], tokens, what=what)
+        for group in batch:
+            rows = [plan[name].rows(model) for name in group.weights]
+            of_input = seen[group.tensor]
+            scale = awq_scale(rows, plan[group.weights[0]].grid, of_input.hessian, of_input.magnitude)
+            if np.any(scale != 1):
+                rescale(model, group, scale)
+
+
+def _require_close(name: str, weight: NDArray[np.float32], blocks: Blocks) -> None:
+    """A rounded weight that is far off its float weight is a mistake, not a rounding.
+
+    Raises:
+        ContractError: it is.
+    """
+    off = float(np.linalg.norm(blocks.dequantize() - weight))
+    if not off <= COARSEST[blocks.grid.bits] * float(np.linalg.norm(weight)):  # NaN is not close either
+        raise ContractError(f"{name}: rounded to {blocks.grid.bits} bits it is off by {off:.3g}; is it finite?")
+
+
+def _digest(blocks: Blocks, columns: int | None = None) -> str:
+    """Of what the kernels read; ``columns`` cuts off what fills up the last block of a looked-up row."""
+    digest = hashlib.sha256(repr(blocks.grid).encode())
+    for part in (blocks.integers[:, :columns], blocks.scale, blocks.zero_point):
+        digest.update(b"none" if part is None else np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()

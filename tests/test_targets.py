@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+import pytest
+
+from qexport import pipeline, targets
+from qexport.errors import SelectionError, UnsupportedHere
+from qexport.inputs.text import Text
+from qexport.recipes import RECIPES, recipe
+from qexport.selection import parse_selector
+
+WORDS = "the quick brown fox jumps over the lazy dog and then the other dog comes back to the fox again"
+STORIES = Text("stories", tuple(f"Story {number}: {WORDS}. It was {number}!" for number in range(8)))
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path_factory.getbasetemp() / "cache-of-targets"))
+
+
+def operators(artifact):
+    graph = onnx.load(artifact.onnx_path, load_external_data=False).graph
+    return {(node.domain, node.op_type) for node in graph.node}
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [(name, target) for target, refused in targets.REFUSED.items() for name in refused],
+)
+def test_what_would_fall_back_is_refused_before_any_work(tmp_path, monkeypatch, name, target):
+    monkeypatch.setattr(pipeline, "_locate", lambda *_given: pytest.fail("work was begun"))
+    with pytest.raises(UnsupportedHere, match=f"{name} --target {target}: "):
+        pipeline.quantize("somebody/model", tmp_path / "out", recipe_name=name, options={"target": target})
+    assert name in RECIPES
+
+
+@pytest.mark.parametrize("target", ["cuda", "tensorrt"])
+def test_fused_attention_is_refused_where_it_cannot_run(fp32, tmp_path, target):
+    with pytest.raises(
+        UnsupportedHere, match=f"--target {target}: the fp32 artifact has 2 GroupQueryAttention: .*optimum"
+    ):
+        pipeline.quantize(
+            str(fp32("gpt2").path),
+            tmp_path / "out",
+            recipe_name="int8-static",
+            options={"target": target, "engine": "ort"},
+            text=STORIES,
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_is_exported_as_its_target_can_run_it(tiny, tmp_path):
+    made = pipeline.quantize(str(tiny("gpt2")), tmp_path / "out", recipe_name="w4a16-rtn", options={"target": "cuda"})
+    assert made.manifest.exporter == "optimum"
+    assert made.manifest.settings["target"] == "cuda"
+    graph = ir.load(made.onnx_path).graph
+    assert {value.dtype for name, value in graph.initializers.items() if name.endswith("_scale")} == {
+        ir.DataType.FLOAT16
+    }
+    assert graph.inputs[-1].dtype == ir.DataType.FLOAT16
+
+
+@pytest.mark.parametrize("name", ["int8-static", "fp8", "w4a16-rtn", "fp16"])
+def test_tensorrt_gets_operators_of_onnx_only(fp32, tmp_path, name):
+    options = {"target": "tensorrt"} | ({"engine": "ort"} if name == "int8-static" else {})
+    learns = name in ("int8-static", "fp8")
+    made = pipeline.quantize(
+        str(fp32("gpt2", "optimum").path),
+        tmp_path / "out",
+        recipe_name=name,
+        options=options,
+        text=STORIES if learns else None,
+    )
+    assert {domain for domain, _ in operators(made)} <= {"", "ai.onnx"}
+    if name != "fp16":
+        assert made.manifest.selection.rules == "--nodes body"
+        assert ("", "DequantizeLinear") in operators(made)
+
+
+def test_tensorrt_gets_symmetric_ranges(fp32, tmp_path):
+    made = pipeline.quantize(
+        str(fp32("gpt2", "optimum").path),
+        tmp_path / "out",
+        options={"target": "tensorrt", "engine": "ort"},
+        text=STORIES,
+    )
+    assert (made.manifest.settings["symmetric"], made.manifest.settings["weights"]) == (True, "int8")
+
+
+@pytest.mark.parametrize("name", ["int8-static", "fp8", "w4a16-rtn"])
+def test_tensorrt_has_no_quantized_lookups(fp32, tmp_path, name):
+    with pytest.raises(SelectionError, match="TensorRT"):
+        pipeline.quantize(
+            str(fp32("gpt2", "optimum").path),
+            tmp_path / "out",
+            recipe_name=name,
+            selector=parse_selector("all"),
+            options={"target": "tensorrt"},
+        )
+
+
+def test_the_tables_of_targets_and_recipes_agree():
+    assert {name for refused in targets.REFUSED.values() for name in refused} <= RECIPES.keys()
+    for each in RECIPES.values():
+        targets.require(each)  # cpu refuses nothing
+        assert targets.default_selector(each).label in ("all", "body")
+    assert targets.default_selector(recipe("fp8").configured({"target": "tensorrt"})).label == "body"
