@@ -285,6 +285,9 @@ def compare(
     calibration_dataset: Annotated[
         str | None, typer.Option("--calibration-dataset", metavar="NAME:CONFIG:SPLIT", help="The same from `datasets`.")
     ] = None,
+    recipes: Annotated[
+        str | None, typer.Option("--recipes", metavar="NAMES", help="Only the rows of these recipes, comma-joined.")
+    ] = None,
     provider: Annotated[
         Literal["cpu", "cuda"], typer.Option("--provider", help="Where it runs; not there is an error.")
     ] = "cpu",
@@ -305,6 +308,8 @@ def compare(
         from qexport.report.terminal import render
 
         experiment = pipeline.experiment_for(model)
+        if recipes is not None:
+            experiment = pipeline.only(experiment, [name.strip() for name in recipes.split(",")])
         folder = output or Path("runs") / experiment.name
         records = pipeline.compare(
             experiment,

@@ -205,12 +205,15 @@ def round_to_bf16(model: ir.Model) -> None:
     import onnx_ir as ir
 
     graph, single = model.graph, ir.DataType.FLOAT
+    kept = _Half(model, "bf16").kept  # angles and masks: positions beyond 256 are no bfloat16 numbers
     known: dict[ir.Value, ir.Value] = {}
     for node in list(graph):
-        if node.op_type not in _MULTIPLYING:
+        if node.op_type not in _MULTIPLYING or node in kept:
             continue
         for place, value in enumerate(node.inputs):
             if value is None or value.dtype is not single or value.is_initializer() or _is_weight(value):
+                continue
+            if value.producer() in kept:
                 continue
             if value not in known:
                 known[value] = _round(value, graph, before=node)

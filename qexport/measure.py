@@ -215,6 +215,7 @@ def _record(job: Job, artifact: Artifact, answer: _Answer, *, skipped: str | Non
         selector=manifest.selection.rules if manifest.selection else "",
         engine=manifest.engine,
         artifact_sha256=artifact.sha256,
+        settings=manifest.settings,
         metric=job.metric,
         columns=answer.columns,
         samples=answer.samples,

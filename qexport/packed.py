@@ -59,7 +59,7 @@ def store(model: ir.Model, name: str, blocks: Blocks, *, lookup: bool, shared: b
     if lookup:
         if not shared:
             set_initializer(graph, f"{name}_rows_quantized", packed)
-        set_initializer(graph, f"{name}_rows_scale", scales[:, :, None])
+        set_initializer(graph, f"{name}_rows_scale", scales[:, :, None].copy() if shared else scales[:, :, None])
         if blocks.zero_point is not None:
             set_initializer(graph, f"{name}_rows_zero_point", blocks.zero_point[:, :, None])
 

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -368,6 +368,18 @@ def experiment_for(spec: str | None) -> Experiment:
     if not Path(spec).exists() and (known := find_bundled(f"models/{spec}.toml")) is not None:
         return load_experiment(known)
     return default_experiment(spec)
+
+
+def only(experiment: Experiment, recipes: Sequence[str]) -> Experiment:
+    """The experiment with the rows of some recipes only.
+
+    Raises:
+        InputError: a recipe that does not exist, or that the experiment has no row of.
+    """
+    for name in recipes:
+        if recipe(name).name not in {row.recipe for row in experiment.rows}:
+            raise InputError(f"{name}: {experiment.title} has no row of this recipe")
+    return experiment.model_copy(update={"rows": tuple(row for row in experiment.rows if row.recipe in recipes)})
 
 
 def compare(

@@ -79,6 +79,8 @@ class Measurement(BaseModel):
     selector: str = ""
     engine: str = ""
     artifact_sha256: str = ""
+    settings: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """The artifact's, from its manifest: ``{"bits": 4, "compute": "int8"}``."""
     metric: str
     columns: tuple[str, ...] = ()
     samples: tuple[tuple[float, ...], ...] = ()

@@ -82,6 +82,37 @@ def test_float16_is_close(fp32, tmp_path, name):
     assert 1e-5 < relative_error(logits(changed(fp32(name), tmp_path, "fp16")), exact) < CLOSE["fp16"]
 
 
+def test_squares_of_large_activations_do_not_overflow():
+    """Large models have hidden values beyond 256, whose squares leave float16.
+
+    Run by ONNX's reference implementation: ONNX Runtime on a CPU without float16 computes such an operator in float32
+    whatever the graph says.
+    """
+    from onnx.reference import ReferenceEvaluator
+
+    operators = [
+        ("Pow", "x two", "square"),
+        ("ReduceMean", "square axis", "mean"),
+        ("Add", "mean tiny", "sum"),
+        ("Sqrt", "sum", "root"),
+        ("Div", "one root", "inverse"),
+        ("Mul", "x inverse", "logits"),
+    ]
+    nodes = [helper.make_node(op, read.split(), [made], name=made) for op, read, made in operators]
+    scalars = {"two": 2.0, "tiny": 1e-6, "one": 1.0}
+    constants = [numpy_helper.from_array(np.float32(value), name) for name, value in scalars.items()]
+    constants.append(numpy_helper.from_array(np.array([-1]), "axis"))
+    values = [helper.make_tensor_value_info(name, 1, ["rows", 64]) for name in ("x", "logits")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    half.to_half(model, "fp16")
+    x = (np.random.default_rng(5).standard_normal((4, 64)) * 1000).astype(np.float16)
+    (result,) = ReferenceEvaluator(ir.to_proto(model)).run(None, {"x": x})
+    exact = x.astype(np.float32) / np.sqrt(np.mean(x.astype(np.float32) ** 2, axis=-1, keepdims=True))
+    np.testing.assert_allclose(result, exact, rtol=2e-3)
+
+
 @pytest.mark.parametrize("name", ["llama", "phi3"])
 def test_casts_are_few(fp32, tmp_path, name):
     before = sum(node.op_type == "Cast" for node in onnx.load(fp32(name).onnx_path).graph.node)
@@ -91,10 +122,22 @@ def test_casts_are_few(fp32, tmp_path, name):
     assert after == before + 2 * norms + 3 + 1  # into and out of each norm; cosines, sines and the mask; the logits
 
 
+@pytest.mark.parametrize("change", ["changed", "rounding"])
+def test_far_positions_are_as_exact_as_near_ones(fp32, tmp_path, change):
+    """Neither type holds every position beyond 2048 or 256: angles are computed in float32."""
+    path = changed(fp32("llama"), tmp_path, "fp16") if change == "changed" else rounding(fp32("llama"), tmp_path)
+    far = np.random.default_rng(4).integers(1, 380, (1, 3000 if change == "changed" else 700))
+    exact = OrtSession(fp32("llama").onnx_path, threads=1).logits(far)[0]
+    result = OrtSession(path, threads=1).logits(far)[0]
+    assert relative_error(result[-100:], exact[-100:]) < 2 * relative_error(result[:100], exact[:100])
+
+
+@pytest.mark.parametrize("change", ["changed", "rounding"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padded_rows_stay_finite(fp32, tmp_path, side):
+def test_padded_rows_stay_finite(fp32, tmp_path, side, change):
     """A row of the mask is all padding for some queries: -inf in it would make NaN of them."""
-    session = OrtSession(changed(fp32("llama"), tmp_path, "fp16"), threads=1)
+    path = changed(fp32("llama"), tmp_path, "fp16") if change == "changed" else rounding(fp32("llama"), tmp_path)
+    session = OrtSession(path, threads=1)
     feeds = decoder_feeds(session.inputs, ids(), None)
     feeds["attention_mask"][0, : 5 if side == "left" else None] = 0
     feeds["attention_mask"][0, 15:] = side == "left"

@@ -62,7 +62,7 @@ def test_perplexity_with_all_its_conditions(uniform):
     assert conditions.commit == __version__
     assert record.artifact_sha256 == uniform.sha256
     assert (record.row, record.model, record.recipe) == ("fp32", "hand-made", "fp32")
-    assert record.facts == {"integer_matmuls_run": 0}
+    assert set(record.facts.values()) == {0}
     assert record.published == published
 
 

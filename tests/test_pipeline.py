@@ -71,7 +71,7 @@ def test_quantize_tells_what_was_asked_found_and_calibrated(fp32, tmp_path):
     assert (manifest.recipe, manifest.engine, manifest.parent_sha256) == ("int8-static", "ort", parent.sha256)
     assert manifest.selection.rules == "--nodes attention"
     assert [node.name for node in manifest.selection.nodes] == [node.name for node in manifest.quantized]
-    assert (manifest.calibration.text, manifest.calibration.method) == ("stories", "percentile(percent=99.99)")
+    assert (manifest.calibration.text, manifest.calibration.method) == ("stories", "smoothquant, percentile(percent=99.99)")
     assert manifest.calibration.windows == 12
     side = {info.path for info in parent.manifest.files} - {"model.onnx"}
     assert side <= {info.path for info in manifest.files}
@@ -112,7 +112,7 @@ def test_choices_reach_the_scheme_and_the_manifest(fp32, tmp_path):
         ({"recipe_name": "bnb-nf4"}, "start from the model itself"),
         ({"recipe_name": "fp32"}, "use `qexport export`"),
         ({"recipe_name": "int8-statik"}, "unknown recipe; did you mean int8-static"),
-        ({"options": {"engine": "orz"}}, "the option engine: 'orz': Input should be 'inc' or 'ort'"),
+        ({"options": {"engine": "orz"}}, "the option engine: 'orz': Input should be 'inc'"),
     ],
 )
 def test_choices_that_do_not_go_together_are_refused(fp32, tmp_path, given, message):

@@ -49,6 +49,7 @@ def page(table: Table, *, title: str, charts: Sequence[Chart]) -> str:
             _section("table", "Results", _grid(table) + _missing(table)),
             *(_figure(chart) for chart in charts),
             _section("conditions", "Conditions", _pairs(words.conditions(table))),
+            _section("settings", "How each row was made", _pairs(words.settings(table))),
             _section("definitions", "How the figures are defined", _pairs(words.DEFINITIONS)),
             "<footer>All samples are in <code>records.jsonl</code> beside this page.</footer>",
         )

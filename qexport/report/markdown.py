@@ -27,6 +27,8 @@ def markdown(table: Table, *, title: str, charts: Sequence[Chart]) -> str:
     sections += [
         "## Conditions",
         _list(f"**{name}**: {_text(value)}" for name, value in words.conditions(table)),
+        "## How each row was made",
+        _list(f"**{_text(row)}**: {_text(text)}" for row, text in words.settings(table)),
         "## How the figures are defined",
         _list(f"**{name}**: {value}" for name, value in words.DEFINITIONS),
         "All samples: [records.jsonl](records.jsonl). The same report with charts to explore: [report.html](report.html).",

@@ -34,6 +34,7 @@ class Theme:
 
 
 BLUE, SKY, GREEN, VERMILLION, ORANGE, PURPLE = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7"
+BROWN = "#8C6239"
 
 LIGHT = Theme(blue=BLUE, ink="#1d2126", muted="#646b75", grid="#e6e8eb", surface="#ffffff")
 DARK = Theme(blue=SKY, ink="#e8eaed", muted="#9aa1ab", grid="#2c3138", surface="#15181c")
@@ -41,8 +42,18 @@ PNG = replace(LIGHT, font="Helvetica, Arial, sans-serif")
 
 HUES: Mapping[str, str] = {
     "fp32": "@muted",
+    "fp16": "@muted",
+    "bf16": "@muted",
     "int8-static": "@blue",
     "int8-dynamic": GREEN,
+    "fp8": SKY,
+    "w8a16-rtn": ORANGE,
+    "w4a16-rtn": PURPLE,
+    "w4a16-hqq": PURPLE,
+    "w4a16-gptq": PURPLE,
+    "w4a16-awq": PURPLE,
+    "nf4": BROWN,
+    "fp4": BROWN,
     "bnb-int8": VERMILLION,
     "bnb-fp4": VERMILLION,
     "bnb-nf4": VERMILLION,

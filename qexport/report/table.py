@@ -82,6 +82,7 @@ class Column:
 COLUMNS = (
     Column(metric="disk_bytes", title="On disk", unit="MB", per_unit=1e6),
     Column(metric="weight_bytes", title="Weights", unit="MB", per_unit=1e6),
+    Column(metric="loaded_rss_bytes", title="Loaded", unit="MB", per_unit=1e6),
     Column(metric="peak_rss_bytes", title="Peak memory", unit="MB", per_unit=1e6),
     Column(metric="peak_device_bytes", title="Peak device memory", unit="MB", per_unit=1e6),
     Column(metric="latency_s", title="Latency per sentence", unit="ms", per_unit=1e-3),
@@ -106,7 +107,7 @@ class Row:
     @property
     def whole(self) -> bool:
         """Whether the recipe was asked to change the whole model, and not a part of it."""
-        return self.selector in {"", "all", "--nodes all"}
+        return self.selector in {"", "all", "--nodes all", "--nodes body"}
 
     @property
     def measured(self) -> bool:

@@ -51,6 +51,7 @@ def _deciding(table: Table) -> tuple[Column, ...]:
 _HEADINGS = {
     "disk_bytes": "On disk\nMB",
     "weight_bytes": "Weights\nMB",
+    "loaded_rss_bytes": "Loaded\nMB",
     "peak_rss_bytes": "Peak\nmemory MB",
     "peak_device_bytes": "Peak\ndevice MB",
     "latency_s": "Sentence, ms\np50 / p95",

@@ -276,6 +276,21 @@ def conditions(table: Table) -> tuple[tuple[str, str], ...]:
     return tuple((name, text) for name, text in pairs if text)
 
 
+def settings(table: Table) -> tuple[tuple[str, str], ...]:
+    """How each row was made, as (row, text) pairs: what was chosen, and what the machine decided."""
+    found = {record.row: record.settings for record in table.records if record.settings}
+    return tuple(
+        (row, ", ".join(f"{name.replace('_', ' ')} {_setting(value)}" for name, value in values.items()))
+        for row, values in found.items()
+    )
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 DEFINITIONS: Sequence[tuple[str, str]] = (
     (
         "Perplexity",
@@ -314,6 +329,13 @@ DEFINITIONS: Sequence[tuple[str, str]] = (
         (
             "The bytes of the weights as stored, scales and zero points included, tied weights counted once. "
             "Published memory figures stand beside this one."
+        ),
+    ),
+    (
+        "Loaded",
+        (
+            "The resident memory that loading the artifact adds to a process whose runtime is warm: the weights, what "
+            "the kernels pack of them, and the graph."
         ),
     ),
     (

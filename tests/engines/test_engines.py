@@ -169,7 +169,7 @@ def put_integers(model, name, weight):
 
 def test_all_engines_are_known_and_no_other():
     assert set(ENGINES) == {"inc", "ort", "qexport"}
-    with pytest.raises(InputError, match=r"--engine orts: unknown engine; did you mean ort\?"):
+    with pytest.raises(InputError, match=r"--engine orts: unknown engine; did you mean ort or qexport\?"):
         engines.engine("orts")
     with pytest.raises(InputError, match="unknown engine"):
         engines.require("tensorrt")

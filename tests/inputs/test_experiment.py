@@ -5,6 +5,7 @@ import pytest
 from qexport.errors import InputError
 from qexport.inputs.bundled import bundled
 from qexport.inputs.experiment import DEFAULT_ROWS, default_experiment, load_experiment
+from qexport.recipes import RECIPES
 
 MINIMAL = 'title = "T"\nmodel = "gpt2"\n[[rows]]\nrecipe = "fp32"\n'
 
@@ -32,7 +33,7 @@ def refused(path, *parts: str) -> None:
 def test_the_least_that_makes_an_experiment(write):
     experiment = load_experiment(write(MINIMAL))
     assert experiment.model == "gpt2"
-    assert [(row.recipe, row.nodes) for row in experiment.rows] == [("fp32", "all")]
+    assert [(row.recipe, row.nodes) for row in experiment.rows] == [("fp32", None)]
     assert experiment.evaluation_path == bundled("calibration/evaluation.jsonl")
     assert experiment.calibration_path == bundled("calibration/calibration.jsonl")
     assert experiment.published_for(experiment.rows[0], "weight_bytes") is None
@@ -59,7 +60,7 @@ def test_paths_are_relative_to_the_file(write, tmp_path, monkeypatch):
         ('windows = "many"\n' + MINIMAL, ["windows"]),
         ("window = 2\n" + MINIMAL, ["window"]),
         ("sentences = 0\n" + MINIMAL, ["sentences"]),
-        (MINIMAL + '[[rows]]\nrecipe = "fp32"\n', ["fp32 all is there twice"]),
+        (MINIMAL + '[[rows]]\nrecipe = "fp32"\n', ["the row fp32 is there twice"]),
         (MINIMAL + "published = { latency_s = 0.1 }\n", ["[published] names no source"]),
         ('[published]\nsource = "S"\n', ["missing"]),
         (MINIMAL + "published = { latency_s = -1.0 }\n[published]\nsource = 'S'\n", ["latency_s"]),
@@ -84,12 +85,12 @@ def test_the_published_table_of_gpt2():
     assert experiment.model == "openai-community/gpt2"
     assert len(experiment.revision or "") == 40
     rows = {(row.recipe, row.nodes): row for row in experiment.rows}
-    assert [(row.recipe, row.nodes) for row in experiment.rows] == [(row.recipe, row.nodes) for row in DEFAULT_ROWS]
-    figure = experiment.published_for(rows["bnb-nf4", "all"], "sentence_perplexity")
+    assert rows.keys() <= {(row.recipe, row.nodes) for row in DEFAULT_ROWS}
+    figure = experiment.published_for(rows["bnb-nf4", None], "sentence_perplexity")
     assert figure is not None
     assert figure.value == 276.55
-    assert experiment.published_for(rows["bnb-nf4", "all"], "perplexity") is None
-    assert experiment.published_for(rows["int8-dynamic", "all"], "latency_s") is None
+    assert experiment.published_for(rows["bnb-nf4", None], "perplexity") is None
+    assert experiment.published_for(rows["int8-dynamic", None], "latency_s") is None
 
 
 def test_published_memory_is_in_mebibytes():
@@ -103,7 +104,8 @@ def test_published_memory_is_in_mebibytes():
 def test_the_reference_experiment_names_the_bundled_model():
     experiment = load_experiment(bundled("models/reference.toml"))
     assert experiment.model == str(bundled("models/reference"))
-    assert experiment.rows == DEFAULT_ROWS
+    assert {row.recipe for row in experiment.rows} == RECIPES.keys()
+    assert [row for row in experiment.rows if not row.options] == list(DEFAULT_ROWS)
 
 
 def test_the_same_rows_for_any_model(tmp_path):

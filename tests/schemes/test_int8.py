@@ -282,6 +282,28 @@ def test_a_token_is_rounded_by_itself(fp32, tmp_path):
     np.testing.assert_allclose(session.logits(ids)[:, :7], alone, atol=1e-4 * alone.std())
 
 
+@pytest.mark.parametrize(
+    ("constant", "other"), [("middle", 127.0), ("zero_point", 127), ("step", 0.01), ("axes", [-2])]
+)
+def test_tokens_rounded_in_another_way_bite(fp32, tmp_path, monkeypatch, constant, other):
+    real = int8.engine
+
+    def engine(name):
+        def altered(source, request):
+            model = real(name)(source, request)
+            for tensor in model.graph.initializer:
+                if tensor.name == f"per_token/{constant}":
+                    dtype = numpy_helper.to_array(tensor).dtype
+                    tensor.CopyFrom(numpy_helper.from_array(np.asarray(other, dtype), tensor.name))
+            return model
+
+        return altered
+
+    monkeypatch.setattr(int8, "engine", engine)
+    with pytest.raises(ContractError, match="is quantized none, per-token was asked"):
+        quantize(fp32("gpt2"), tmp_path / "out", way="per-token", nodes="attention", engine="qexport")
+
+
 def test_smoothing_that_changes_the_function_is_an_error(fp32, tmp_path, monkeypatch):
     def only_the_weights(model, group, scale):
         for name in group.weights:
