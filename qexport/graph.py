@@ -73,6 +73,32 @@ def replace_node(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
     after.name = before.name
 
 
+def cut(model: ir.Model, *, inputs: Sequence[str], outputs: Sequence[str]) -> ir.Model:
+    """The part of a graph that computes some of its values from others, and from its own inputs as far as it must.
+
+    Args:
+        model: the graph, which is left as it is.
+        inputs: names of values that become inputs of the part.
+        outputs: names of the values that the part gives.
+    """
+    import onnx_ir as ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    part = model.clone()
+    graph = part.graph
+    values = {value.name: value for node in graph for value in node.outputs}
+    for name in inputs:
+        old = values[name]
+        values[name] = new = ir.Value(name=name, type=old.type, shape=old.shape)
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        old.name = f"{name}:computed"
+        graph.inputs.append(new)
+    graph.outputs[:] = [values[name] for name in outputs]
+    RemoveUnusedNodesPass()(part)
+    graph.inputs[:] = [value for value in graph.inputs if value.uses() or value in graph.outputs]
+    return part
+
+
 def save(model: ir.Model, folder: Path, *, external_data_bytes: int | None = None) -> int:
     """Drop what nothing reads any more, write ``model.onnx``, and return the bytes of its weights.
 

@@ -66,8 +66,7 @@ class WeightNode:
     @property
     def layer(self) -> str | None:
         """Module path of the decoder layer that the node is in: ``transformer.h.0``; None outside the layers."""
-        match = _LAYER.match(self.name)
-        return match.group(1) if match else None
+        return layer_of(self.name)
 
     @property
     def parameters(self) -> int:
@@ -93,10 +92,10 @@ def weight_nodes(model: ir.Model) -> tuple[WeightNode, ...]:
         raise ContractError("the graph does not say which initializers are parameters; export the model with qexport")
     weights = dict(_weights(model.graph, frozenset(json.loads(listed))))
     roles = {node: _role(node, weights, model.graph) for node in weights}
-    layers = {layer for node, role in roles.items() if role is Role.ATTENTION and (layer := _layer(node))}
+    layers = {layer for node, role in roles.items() if role is Role.ATTENTION and (layer := layer_of(node.name or ""))}
     found = []
     for node, (weight, tied) in weights.items():
-        role = roles[node] or (Role.MLP if _layer(node) in layers else Role.OTHER)
+        role = roles[node] or (Role.MLP if layer_of(node.name or "") in layers else Role.OTHER)
         shape = weight.shape.numpy() if weight.shape is not None else ()
         found.append(WeightNode(name=node.name or "", role=role, weight=weight.name or "", shape=shape, tied=tied))
     if not found:
@@ -180,8 +179,9 @@ def _reaches(
     return False
 
 
-def _layer(node: ir.Node) -> str | None:
-    match = _LAYER.match(node.name or "")
+def layer_of(name: str) -> str | None:
+    """Module path of the decoder layer that a node of this name is in, None outside the layers."""
+    match = _LAYER.match(name)
     return match.group(1) if match else None
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import numpy as np
 
-from qexport import packed, runtime
+from qexport import packed, progress, runtime
 from qexport.artifact import ONNX_NAME, QuantizedNode
 from qexport.equalize import groups, rescale
 from qexport.errors import ContractError, InputError
@@ -18,11 +18,12 @@ from qexport.half import to_half
 from qexport.moments import moments
 from qexport.numerics.awq import awq_scale
 from qexport.numerics.blocks import Blocks, Grid, rtn
-from qexport.numerics.gptq import gptq
+from qexport.numerics.gptq import follow_float, gptq
 from qexport.numerics.hqq import hqq
 from qexport.quantized import QUANTIZING_OPS
 from qexport.schemes import SchemeResult, Settings, Target, with_fields
 from qexport.selection import Role
+from qexport.stages import SideBySide
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,12 +53,16 @@ class Hqq:
 
 @dataclass(frozen=True, kw_only=True)
 class Gptq:
-    """Rounds column by column and lets the columns to come make up for the error, by the second moments of inputs."""
+    """Rounds column by column and lets the columns to come make up for the error, by the second moments of inputs.
 
-    act_order: bool = True
-    damping: float = 0.01
-    sequential: bool = True
-    """Each decoder layer sees the inputs that the rounded layers before it give, and not those of the fp32 graph."""
+    Salient channels are scaled up first, as AWQ does, and each stage of weights aims at the outputs of the float model,
+    so that it makes up for the stages before it too.
+    """
+
+    damping: float = 0.1
+    """Part of the mean of the second moments that is added to each."""
+    table_damping: float = 1.0
+    """The same for a table whose rows are looked up as well: that reader wants the weights themselves close."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,38 +306,53 @@ def _inputs(model: ir.Model, nodes: Sequence[WeightNode]) -> dict[str, str]:
 
 
 def _gptq(model: ir.Model, plan: Mapping[str, _Task], tokens: TokenSet, rounding: Gptq) -> Iterator[_Rounded]:
-    """Round stage by stage; a stage's second moments are taken from the graph as the stages before it have left it."""
-    learned = [task for task in plan.values() if task.matmuls]
-    tensors = _inputs(model, [task.matmuls[0] for task in learned])
-    sizes = {tensors[task.matmuls[0].name]: task.columns for task in learned}
-    stages = (
-        _layers(learned)
-        if rounding.sequential
-        else _batches(learned, lambda task: tensors[task.matmuls[0].name], sizes)
-    )
-    for number, stage in enumerate(stages):
-        wanted = {task.weight: tensors[task.matmuls[0].name] for task in stage}
-        seen = moments(model, list(wanted.values()), tokens, what=f"calibrating, part {number + 1} of {len(stages)}")
-        for task in stage:
+    """Round stage by stage: a stage is the weights that share an input, and follows the outputs of the float graph.
+
+    Tables come first, so that the layers make up for their errors: those that are looked up only meet no input and are
+    rounded to nearest; one that the head multiplies by too is rounded for both readers at once.
+    """
+    _rescale_salient(model, plan, tokens)
+    exact = model.clone()
+    tables = [task for task in plan.values() if not task.transposed]
+    stages = _stages(model, [task for task in plan.values() if task.transposed])
+    sides = SideBySide(exact, model, tokens)
+    with progress.task("GPTQ", total=len(tables) + len(stages)) as advance:
+        for task in tables:
             weight = task.rows(model)
-            hessian = seen[wanted[task.weight]].hessian
-            blocks = gptq(weight, task.grid, hessian, damping=rounding.damping, act_order=rounding.act_order)
-            if rounding.sequential:
-                rounded = blocks.dequantize()
-                set_initializer(model.graph, task.weight, rounded.T if task.transposed else rounded)
+            blocks = _round_table(exact, task, tokens, rounding)
+            if task.lookups:
+                set_initializer(model.graph, task.weight, blocks.dequantize())
             yield task.weight, weight, blocks
-    for name, task in plan.items():
-        if not task.matmuls:  # rows that are looked up meet no input that could make up for an error
-            yield name, task.rows(model), rtn(task.rows(model), task.grid)
+            advance()
+        for tensor, tasks in stages.items():
+            seen = sides.moments(tensor, tasks[0].matmuls[0].layer)
+            for task in tasks:
+                weight = task.rows(model)
+                followed = follow_float(weight, seen.hessian, seen.drift)
+                blocks = gptq(followed, task.grid, seen.hessian, damping=rounding.damping)
+                set_initializer(model.graph, task.weight, blocks.dequantize().T)
+                yield task.weight, weight, blocks
+            advance()
 
 
-def _layers(tasks: Sequence[_Task]) -> list[list[_Task]]:
-    """Tasks by decoder layer, in graph order; those outside the layers each by itself."""
+def _round_table(model: ir.Model, task: _Task, tokens: TokenSet, rounding: Gptq) -> Blocks:
+    weight = task.rows(model)
+    if not task.matmuls:
+        return rtn(weight, task.grid)
+    (tensor,) = _inputs(model, task.matmuls).values()
+    hessian = moments(model, [tensor], tokens)[tensor].hessian
+    return gptq(weight, task.grid, hessian, damping=rounding.table_damping if task.lookups else rounding.damping)
+
+
+def _stages(model: ir.Model, tasks: Sequence[_Task]) -> dict[str, list[_Task]]:
+    """Tasks by the activation that their MatMuls read, in graph order."""
+    tensors = _inputs(model, [node for task in tasks for node in task.matmuls])
+    owners = {task.matmuls[0].name: task for task in tasks}
     stages: dict[str, list[_Task]] = {}
-    for task in tasks:
-        node = task.matmuls[0]
-        stages.setdefault(node.layer or node.name, []).append(task)
-    return list(stages.values())
+    for name, tensor in tensors.items():
+        if name in owners:
+            stages.setdefault(tensor, []).append(owners[name])
+    return stages
 
 
 def _batches(items: Sequence[T], tensor: Callable[[T], str], sizes: Mapping[str, int]) -> list[list[T]]:
