@@ -45,7 +45,7 @@ run: $(VENV)/.installed
 
 ## test    set up, then run the tests
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist worksteal $(PYTEST_ARGS)
 
 ## check   lint, format, types, import direction
 check: $(VENV)/.installed-dev

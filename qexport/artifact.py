@@ -70,7 +70,7 @@ class QuantizedNode(_Value):
     name: str
     weight: str
     weight_dtype: str
-    """``int8``, ``uint8``; for bitsandbytes ``int8``, ``fp4``, ``nf4``."""
+    """``int8``, ``uint8``, ``int4``, ``uint4``, ``float8e4m3fn``, ``fp4``, ``nf4``."""
     per_channel: bool
     activation: Literal["none", "static", "dynamic", "per-token"]
     block_size: int | None = None

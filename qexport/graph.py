@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qexport.artifact import ONNX_DATA_NAME, ONNX_NAME
+from qexport.errors import ContractError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 EXTERNAL_DATA_BYTES = 1_900_000_000
 """Weights beyond this go to a file of their own: protobuf ends at 2 GiB."""
+_FIRST_OPSET = 18
 _INLINE_BYTES = 1024
 """Smaller initializers stay in ``model.onnx``: shapes and axes are read before weights are."""
 _PAGE_BYTES = 4096
@@ -71,6 +73,20 @@ def replace_node(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
     before.replace_all_uses_with(after, replace_graph_outputs=True)
     graph.remove(old, safe=True)
     after.name = before.name
+
+
+def raise_opset(model: ir.Model, version: int) -> None:
+    """Declare at least this opset of ONNX, up to 21.
+
+    From 18, which both exporters write at least, to 21 the operators of decoders only learned further types.
+
+    Raises:
+        ContractError: the graph is of an opset before 18.
+    """
+    opset = model.graph.opset_imports[""]
+    if opset < _FIRST_OPSET:
+        raise ContractError(f"the graph is of ONNX opset {opset}; export the model again")
+    model.graph.opset_imports[""] = max(version, opset)
 
 
 def cut(model: ir.Model, *, inputs: Sequence[str], outputs: Sequence[str]) -> ir.Model:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qexport.graph import array, replace_node, set_initializer
+from qexport.graph import array, raise_opset, replace_node, set_initializer
 from qexport.numerics.blocks import Blocks, Grid, pack, unpack
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def emit_portable(model: ir.Model, node: WeightNode, name: str, grid: Grid) -> N
     matmul.replace_input_with(1, weight)
     if transpose is not None and not transpose.outputs[0].uses():
         graph.remove(transpose, safe=True)
-    graph.opset_imports[""] = max(21, graph.opset_imports[""])
+    raise_opset(model, 21)
 
 
 def emit_lookup(model: ir.Model, node: WeightNode, name: str, grid: Grid) -> None:

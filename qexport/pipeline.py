@@ -485,6 +485,8 @@ def _wanted_rows(experiment: Experiment, options: CompareOptions) -> list[_Wante
 def _configured(chosen: Recipe, row: Row, options: CompareOptions) -> Recipe:
     """A row's recipe with what holds for the whole comparison: engine and target."""
     known = {"engine": options.engine, "target": options.provider}
+    if "per_token" in row.options:
+        del known["engine"]  # no engine writes it
     more = {name: value for name, value in known.items() if name in chosen.scheme.OPTIONS and name not in row.options}
     return chosen.configured(more)
 

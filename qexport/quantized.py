@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SUFFIX = "_quantized"
 """What both engines append to the name of a weight whose integers they store."""
+LOOKUP_SUFFIX = f"_lookup{SUFFIX}"
+"""What is appended where a lookup has an initializer of its own over integers that a MatMul reads too."""
 LOOKUP_STEPS = 127
 """Integer that the largest entry of a row of a lookup table becomes."""
 
@@ -211,7 +213,7 @@ def _lookup(node: ir.Node) -> IntegerNode:
     integers = node.inputs[0]
     assert integers is not None
     by_name = {value.name: value for value in (node.graph.initializers.values() if node.graph is not None else ())}
-    name = _name(integers).removesuffix(SUFFIX)
+    name = _name(integers).removesuffix(LOOKUP_SUFFIX).removesuffix(SUFFIX)
     return IntegerNode(
         weight=name,
         integers=integers,

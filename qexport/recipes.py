@@ -88,7 +88,7 @@ _TABLE = (
     ),
     Recipe(
         name="w8a16-rtn",
-        scheme=WeightOnly(bits=8, rounding=Rtn(), block_size=128),
+        scheme=WeightOnly(bits=8, rounding=Rtn(), block_size=128, symmetric=False),
         summary="8-bit weights rounded to nearest, activations as they are",
     ),
     Recipe(

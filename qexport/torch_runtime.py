@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
+from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,7 @@ from qexport.runtime import Provider, ProviderUnavailable
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
@@ -60,8 +64,16 @@ class TorchSession:
         return torch_logits(self._model, input_ids)
 
     def facts(self) -> dict[str, float | int | str]:
-        """``bf16_packed_modules``: 4-bit modules that bitsandbytes' AVX512-BF16 kernel ran, in bfloat16."""
-        return {"bf16_packed_modules": sum(map(_is_packed, self._model.modules()))}
+        """How many 4-bit modules did not run as bitsandbytes runs them everywhere.
+
+        ``bf16_packed_modules`` ran in bfloat16, on its AVX512-BF16 kernel; ``one_row_modules`` had their weight
+        dequantized as one row, past a kernel that takes the scales of other blocks.
+        """
+        modules = list(self._model.modules())
+        return {
+            "bf16_packed_modules": sum(map(_is_packed, modules)),
+            "one_row_modules": sum(map(_is_one_row, modules)),
+        }
 
     def peak_device_bytes(self) -> int:
         """``torch.cuda.max_memory_allocated()`` since the weights were loaded, these included."""
@@ -120,6 +132,7 @@ def load_quantized(
     )
     for module in model.modules():
         _avoid_packing(module)
+        _avoid_rows(module)
     return model
 
 
@@ -214,8 +227,38 @@ def _avoid_packing(module: Any) -> None:
 
 
 def _is_packed(module: Any) -> bool:
-    state = getattr(getattr(module, "weight", None), "quant_state", None)
-    return bool(getattr(state, "packing_format_for_cpu", False))
+    return bool(getattr(_state(module), "packing_format_for_cpu", False))
+
+
+def _avoid_rows(module: Any) -> None:
+    """Dequantize weights on the CPU as one row wherever a row is no multiple of the block.
+
+    There a block goes on in the next row, and the AVX512 kernel of bitsandbytes 0.50.2 takes the scales of other blocks
+    (seen at all multiples of 16 up to 400). As one row the same bytes come out right, in the same time.
+    """
+    state = _state(module)
+    if state is not None and module.in_features % BLOCK_SIZE and module.weight.device.type == "cpu":
+        module.forward = partial(_forward_as_one_row, module)
+
+
+def _forward_as_one_row(module: Any, x: torch.Tensor) -> torch.Tensor:
+    """What ``Linear4bit.forward`` computes, of any shape ``[..., in]``, in the dtype of ``x``."""
+    import torch
+    from bitsandbytes import functional
+
+    state = copy(module.weight.quant_state)
+    out_by_in, state.shape = state.shape, (1, math.prod(state.shape))
+    weight = functional.dequantize_4bit(module.weight.data, state).reshape(out_by_in)
+    return torch.nn.functional.linear(x, weight.to(x.dtype), module.bias)
+
+
+def _is_one_row(module: Any) -> bool:
+    return getattr(module.forward, "func", None) is _forward_as_one_row
+
+
+def _state(module: Any) -> Any:
+    """The ``QuantState`` of a layer of 4-bit weights; None of any other module."""
+    return getattr(getattr(module, "weight", None), "quant_state", None)
 
 
 def _hush() -> None:

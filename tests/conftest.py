@@ -15,6 +15,12 @@ NETWORK = os.environ.get("QEXPORT_NETWORK") == "1"
 
 pytest_plugins = ["tests.fixtures"] if (ROOT / "tests" / "fixtures.py").is_file() else []
 
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER is not None and hasattr(os, "sched_setaffinity"):
+    # A processor for each worker: runtimes that wait by spinning on two would stand in each other's way.
+    usable = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {usable[int(WORKER.removeprefix("gw")) % len(usable)]})
+
 if not NETWORK:  # both are read when the libraries are imported, so they are set before any test is
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_DATASETS_OFFLINE"] = "1"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from qexport.artifact import Artifact, Manifest, ModelInfo, load_artifact, new_artifact
 from tests.architectures import save_tiny
@@ -40,17 +43,26 @@ def tiny(tmp_path_factory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def exported(tiny, tmp_path_factory) -> Callable[..., Exported]:
-    """``exported("gpt2", "fused")`` is that tiny model exported, which must not be written to."""
+    """``exported("gpt2", "fused")`` is that tiny model exported, which must not be written to.
+
+    An export takes seconds, so all workers of a run share them.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exports"
 
     @cache
     def export(name: str, exporter: str) -> Exported:
         from qexport.export import export_model
         from qexport.inputs.models import locate_model
 
-        folder = tmp_path_factory.mktemp(exporter) / name
-        folder.mkdir()
-        report = export_model(locate_model(tiny(name)), folder, exporter=exporter)
-        return Exported(path=folder, source=tiny(name), report=report)
+        folder = shared / exporter / name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        done = folder.with_suffix(".report")
+        with FileLock(folder.with_suffix(".lock")):
+            if not done.exists():
+                folder.mkdir()
+                done.write_bytes(pickle.dumps(export_model(locate_model(tiny(name)), folder, exporter=exporter)))
+        return Exported(path=folder, source=tiny(name), report=pickle.loads(done.read_bytes()))
 
     return lambda name, exporter="fused": export(name, exporter)
 

@@ -71,7 +71,10 @@ def test_quantize_tells_what_was_asked_found_and_calibrated(fp32, tmp_path):
     assert (manifest.recipe, manifest.engine, manifest.parent_sha256) == ("int8-static", "ort", parent.sha256)
     assert manifest.selection.rules == "--nodes attention"
     assert [node.name for node in manifest.selection.nodes] == [node.name for node in manifest.quantized]
-    assert (manifest.calibration.text, manifest.calibration.method) == ("stories", "smoothquant, percentile(percent=99.99)")
+    assert (manifest.calibration.text, manifest.calibration.method) == (
+        "stories",
+        "smoothquant, percentile(percent=99.99)",
+    )
     assert manifest.calibration.windows == 12
     side = {info.path for info in parent.manifest.files} - {"model.onnx"}
     assert side <= {info.path for info in manifest.files}

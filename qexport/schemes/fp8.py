@@ -15,7 +15,7 @@ from qexport import calibration as calibrating
 from qexport import runtime
 from qexport.artifact import ONNX_NAME, QuantizedNode
 from qexport.errors import ContractError, InputError
-from qexport.graph import array, matmul_weight, save, set_initializer
+from qexport.graph import array, matmul_weight, raise_opset, save, set_initializer
 from qexport.numerics import fp8
 from qexport.quantized import QUANTIZING_OPS
 from qexport.schemes import SchemeResult, Settings, Target, with_fields
@@ -51,7 +51,7 @@ class Fp8:
     """``static``: inputs of the selected MatMuls are rounded to FP8, their ranges fixed from calibration text."""
     target: Target = "cpu"
 
-    OPTIONS: ClassVar[tuple[str, ...]] = ("target",)
+    OPTIONS: ClassVar[tuple[str, ...]] = ("activations", "target")
     engine: ClassVar[str] = "qexport"
 
     @property
@@ -65,7 +65,8 @@ class Fp8:
 
     def refusal(self, node: WeightNode) -> str:
         """See :meth:`qexport.schemes.OnnxScheme.refusal`."""
-        del node
+        if self.target == "tensorrt" and node.role is Role.EMBEDDING:
+            return "TensorRT has no lookups in quantized tables; leave embeddings out of the selection"
         return ""
 
     @property
@@ -81,15 +82,12 @@ class Fp8:
 
         Raises:
             ContractError: what is in the emitted file is not what was asked for.
-            InputError: static activations without calibration text, or a graph of an opset before FP8.
+            InputError: static activations without calibration text.
         """
         import onnx_ir as ir
 
         model, original = ir.load(parent.onnx_path), ir.load(parent.onnx_path)
-        if (opset := model.graph.opset_imports[""]) < _OPSET:
-            raise InputError(
-                f"{parent.path}: FP8 is from ONNX opset {_OPSET} on, the graph has {opset}; export it again"
-            )
+        raise_opset(model, _OPSET)
         plans = [_Plan.of(node, selection, self.target) for node in selection.nodes]
         peaks = self._peaks(parent, model, selection, tokens)
         for plan in plans:
@@ -117,7 +115,7 @@ class Fp8:
 
     def _settings(self) -> Settings:
         arithmetic = "fp8" if self.target == "tensorrt" else "float on fp8 values"
-        return {"weight_dtype": WEIGHT_DTYPE, "arithmetic": arithmetic}
+        return {"weight_dtype": WEIGHT_DTYPE, "activations": self.activations, "arithmetic": arithmetic}
 
     def _peaks(
         self, parent: Artifact, model: ir.Model, selection: Selection, tokens: TokenSet | None

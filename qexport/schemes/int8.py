@@ -98,6 +98,7 @@ class Int8:
         """See :meth:`qexport.schemes.OnnxScheme.configured`.
 
         ``method`` and ``symmetric`` are for static activations, ``per_token`` is for dynamic ones, without an engine.
+        TensorRT's ranges are symmetric and its weights int8.
         """
         rest = {name: value for name, value in choices.items() if name not in ("method", "per_token")}
         if isinstance(self.activations, Static):
@@ -110,7 +111,12 @@ class Int8:
             activations = _dynamic(self.activations, choices)
             if activations.per_token and "engine" in choices:
                 raise InputError("the option engine is not for activations per token, which no engine writes")
-        return with_fields(replace(self, activations=activations), rest)
+        scheme = with_fields(replace(self, activations=activations), rest)
+        if scheme.target != "tensorrt":
+            return scheme
+        if scheme.weight_grid is not WeightGrid.INT8 and scheme.grid is not None:
+            raise InputError(f"the option grid: {scheme.grid.value}: TensorRT takes int8 weights only")
+        return replace(scheme, symmetric=True, grid=WeightGrid.INT8)
 
     @property
     def calibration(self) -> str:
@@ -120,7 +126,8 @@ class Int8:
 
     def refusal(self, node: WeightNode) -> str:
         """See :meth:`qexport.schemes.OnnxScheme.refusal`."""
-        del node
+        if self.target == "tensorrt" and node.role is Role.EMBEDDING:
+            return "TensorRT has no lookups in quantized tables; leave embeddings out of the selection"
         return ""
 
     @property
@@ -170,7 +177,7 @@ class Int8:
             for node in selection.matmuls:
                 _store_integers(model, stored[node.name], originals(stored[node.name]), 1, self.weight_grid)
         for node in selection.embeddings:
-            _quantize_lookup(model, node, stored[node.name])
+            _quantize_lookup(model, node, stored[node.name], mapped=self.target == "cpu")
         path = folder / ONNX_NAME
         weight_bytes = save(model, folder)
         runtime.OrtSession(path)  # raises where the emitted file does not load
@@ -346,11 +353,18 @@ def _store_integers(model: ir.Model, name: str, weight: NDArray[np.float32], axi
         set_initializer(model.graph, f"{name}{part}", stored)
 
 
-def _quantize_lookup(model: ir.Model, node: WeightNode, stored: str) -> None:
+def _quantize_lookup(model: ir.Model, node: WeightNode, stored: str, *, mapped: bool) -> None:
     """Replace ``Gather(table, ids)`` by a lookup of integers and of their scales.
 
     A table of its own is stored as ``[rows, dim]`` with a scale per row. One that a quantized head reads too is stored
     once, as the head needs it: ``[dim, rows]``; the lookup then gathers columns.
+
+    Args:
+        model: the graph; it is changed.
+        node: the lookup.
+        stored: name that the integers are stored under.
+        mapped: the lookup gets an initializer of its own over the same bytes of the file: ONNX Runtime then need not
+            keep what it has packed for the head, and maps what is looked up.
     """
     import onnx_ir as ir
 
@@ -362,6 +376,8 @@ def _quantize_lookup(model: ir.Model, node: WeightNode, stored: str) -> None:
         table = np.asarray(array(graph.initializers[node.weight]), np.float32)
         _store_integers(model, stored, table, 0, WeightGrid.INT8)
     integers, scale, ids = graph.initializers[f"{stored}{quantized.SUFFIX}"], f"{stored}_scale", gather.inputs[1]
+    if shared and mapped:
+        integers = set_initializer(graph, f"{stored}{quantized.LOOKUP_SUFFIX}", array(integers))
     new: list[ir.Node] = []
 
     def add(op: str, name: str, *inputs: ir.Value | None, **attributes: int | list[int]) -> ir.Value:

@@ -115,17 +115,18 @@ class WeightOnly:
 
     def stored_bytes(self, node: WeightNode) -> int:
         """See :meth:`qexport.schemes.OnnxScheme.stored_bytes`."""
-        rows, columns = node.shape if node.role is Role.EMBEDDING or node.tied else node.shape[::-1]
+        rows, columns = node.channels, _columns(node)
         grid = self._grid(node)
         blocks = rows * grid.blocks(columns)
         zeros = 0 if self.symmetric else rows * -(-grid.blocks(columns) * grid.bits // 8)
         return blocks * (grid.block_size * grid.bits // 8 + np.dtype(grid.scale_dtype).itemsize) + zeros
 
     def _grid(self, node: WeightNode) -> Grid:
+        """The grid of a node's weight; a block is not longer than a row needs."""
         head = node.role is Role.LM_HEAD
         return Grid(
             bits=self.head_bits or self.bits if head else self.bits,
-            block_size=self.block_size,
+            block_size=min(self.block_size, max(16, 1 << (_columns(node) - 1).bit_length())),
             symmetric=self.symmetric,
             scale_dtype="float16" if self.target == "cuda" else "float32",
         )
@@ -147,7 +148,7 @@ class WeightOnly:
             if self.target == "tensorrt":
                 packed.store_portable(model, name, blocks)
             else:
-                packed.store(model, name, blocks, lookup=bool(plan[name].lookups), shared=self.target == "web")
+                packed.store(model, name, blocks, lookup=bool(plan[name].lookups), shared=self.target != "cpu")
             digests[name] = _digest(blocks)
         for name, task in plan.items():
             self._emit(model, name, task)
@@ -227,7 +228,7 @@ class WeightOnly:
                 weight_dtype=f"{'u' if not self.symmetric else ''}int{plan[node.weight].grid.bits}",
                 per_channel=False,
                 activation="none",
-                block_size=self.block_size,
+                block_size=plan[node.weight].grid.block_size,
             )
             for name, node in asked.items()
         )
@@ -256,14 +257,17 @@ class _Task:
 
     @property
     def columns(self) -> int:
-        """Inputs of a MatMul, or the width of a looked-up row."""
-        shape = (self.matmuls or self.lookups)[0].shape
-        return shape[0] if self.transposed else shape[1]
+        return _columns((self.matmuls or self.lookups)[0])
 
     def rows(self, model: ir.Model) -> NDArray[np.float32]:
         """The float weight as it is in the graph now, ``[out, in]``."""
         stored = np.asarray(array(model.graph.initializers[self.weight]), np.float32)
         return np.ascontiguousarray(stored.T) if self.transposed else stored
+
+
+def _columns(node: WeightNode) -> int:
+    """Inputs of a MatMul, or the width of a looked-up row."""
+    return node.parameters // node.channels
 
 
 def _plan(selection: Selection, grid: Callable[[WeightNode], Grid]) -> dict[str, _Task]:

@@ -13,6 +13,7 @@ from qexport.inputs.models import locate_model
 from qexport.inputs.text import Text, make_windows
 from qexport.measure import Job, measure
 from qexport.metrics.perplexity import sequence_nll
+from qexport.numerics import bnb4
 from qexport.runtime import open_session
 from qexport.schemes.bnb import Bnb, stored_tensor_bytes
 from qexport.torch_runtime import linear_modules, load_quantized, torch_logits
@@ -181,13 +182,51 @@ def test_the_packed_kernel_takes_the_shapes_it_can_and_changes_little(wide_gpt2,
     logits = session.logits(IDS)
     # The four attention weights fit; 200 is not a multiple of 32, nor of 64.
     expected = 4 if bitsandbytes.functional.has_avx512bf16() else 0
-    assert session.facts() == {"bf16_packed_modules": expected}
+    # Rows of 200, those of the two mlp.c_proj, are no multiple of 64.
+    assert session.facts() == {"bf16_packed_modules": expected, "one_row_modules": 2}
     generic = load_quantized(artifact.path, provider="cpu")
     for module in generic.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     exact = torch_logits(generic, IDS)
     assert np.linalg.norm(logits - exact) <= 0.01 * np.linalg.norm(exact)  # bfloat16 has 8 bits
+
+
+@pytest.mark.parametrize("double_quant", [False, True])
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("width", [48, 80])
+def test_weights_run_as_their_bytes_say_where_blocks_cross_rows(tmp_path, width, kind, double_quant):
+    import torch
+    from bitsandbytes import functional
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = save_tiny("llama", tmp_path / "m")
+    config = LlamaConfig(
+        num_hidden_layers=1,
+        hidden_size=width,
+        intermediate_size=112,
+        num_attention_heads=2,
+        vocab_size=384,
+        initializer_range=0.5,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    artifact, result = save(locate_model(folder), tmp_path / "a", Bnb(kind=kind, double_quant=double_quant))
+    model = load_quantized(artifact.path, provider="cpu")
+    for node in result.quantized:
+        module = model.get_submodule(node.name)
+        state = module.weight.quant_state
+        peaks = (
+            functional.dequantize_blockwise(state.absmax, state.state2) + state.offset if double_quant else state.absmax
+        )
+        shape = (module.out_features, module.in_features)
+        stored = bnb4.dequantize(module.weight.data.numpy().reshape(-1), peaks.numpy(), shape, kind)
+        with torch.no_grad():
+            ran = module(torch.eye(module.in_features)[None])[0].numpy().T
+        np.testing.assert_array_equal(ran, stored)
+    session = open_session(artifact, threads=1)
+    session.logits(IDS)
+    assert session.facts() == {"bf16_packed_modules": 0, "one_row_modules": 7}
 
 
 def test_double_quantization_makes_the_scales_smaller(wide_gpt2, tmp_path):
