@@ -61,3 +61,4 @@ try {
   answer = { message: String(error.message ?? error) };
 }
 console.log(JSON.stringify({ version, ids: [...PROMPT, LAST], ...answer }));
+process.exit(); // a build that aborted keeps its threads
