@@ -81,7 +81,8 @@ def test_conformance(fp32, tmp_path, name, way, nodes):
     assert {(node.weight_dtype, node.per_channel) for node in result.quantized} == {("float8e4m3fn", True)}
     matmuls = {node.name for node in selection.matmuls}
     assert {node.activation for node in result.quantized if node.name in matmuls} == {way}
-    assert result.settings == {"weight_dtype": "float8e4m3fn", "arithmetic": "float on fp8 values"}
+    arithmetic = "float on fp8 values"
+    assert result.settings == {"weight_dtype": "float8e4m3fn", "activations": way, "arithmetic": arithmetic}
     before, after = initializers(parent.onnx_path), initializers(path)
     for node in weight_nodes(ir.load(parent.onnx_path)):
         if node in selection.nodes:
@@ -267,7 +268,9 @@ def test_a_file_that_was_changed_is_a_contract_error(fp32, tmp_path, change, rea
         scheme._check(ir.from_proto(model), original, plans, peaks)
 
 
-def test_no_node_is_refused(fp32):
+def test_tensorrt_alone_refuses_lookups(fp32):
     nodes = weight_nodes(ir.load(fp32("phi3").onnx_path))
     assert {node.role for node in nodes} >= {Role.EMBEDDING, Role.LM_HEAD}
     assert {Fp8().refusal(node) for node in nodes} == {""}
+    refused = {node.role for node in nodes if Fp8(target="tensorrt").refusal(node)}
+    assert refused == {Role.EMBEDDING}
