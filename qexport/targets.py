@@ -31,10 +31,8 @@ REFUSED: Mapping[Target, Mapping[str, str]] = {
         "fp4": "TensorRT has no MatMulBnb4; take w4a16-rtn",
     },
     "web": {
-        "bf16": "onnxruntime-web has no bfloat16 kernels; take fp16",
-        "fp8": "onnxruntime-web is built without 8-bit floats; take w8a16-rtn",
-        "nf4": "onnxruntime-web has no MatMulBnb4; take w4a16-rtn",
-        "fp4": "onnxruntime-web has no MatMulBnb4; take w4a16-rtn",
+        "bf16": "the /webgpu build of onnxruntime-web 1.30.0 has no Cast of bfloat16 and does not load it; take fp16",
+        "fp8": "the /webgpu build of onnxruntime-web 1.30.0 does not load it (error 9, not implemented); take int8-static",
     },
 }
 """Why a recipe has no form that runs on a target: what would fall back in silence, or not load."""
@@ -49,7 +47,7 @@ _NO_KERNEL: Mapping[Target, Mapping[str, str]] = {
         "QLinearMatMul": "there is no CUDA kernel",
     },
     "tensorrt": {},
-    "web": {"MatMulBnb4": "there is no kernel"},
+    "web": {},
 }
 """Operators that must not be in a graph for a target."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -96,11 +96,11 @@ class WeightOnly:
     def configured(self, choices: Mapping[str, object]) -> WeightOnly:
         """See :meth:`qexport.schemes.OnnxScheme.configured`."""
         scheme = with_fields(self, choices)
-        if scheme.target == "tensorrt" and not (scheme.symmetric and scheme.compute == "float"):
-            raise InputError("the target tensorrt takes symmetric blocks and computes in floating point")
+        if scheme.target == "tensorrt" and choices.get("symmetric") is False:
+            raise InputError("the option symmetric: TensorRT takes symmetric blocks only")
         if scheme.compute == "int8" and scheme.target not in ("cpu", "web"):
             raise InputError(f"the option compute: int8 is a kernel of the CPU, not of the target {scheme.target}")
-        return scheme
+        return replace(scheme, symmetric=True) if scheme.target == "tensorrt" else scheme
 
     @property
     def calibration(self) -> str:

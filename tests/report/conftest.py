@@ -79,9 +79,8 @@ def make_records(
     """All rows and metrics. ``skip`` names rows without figures and why; ``scale`` multiplies sizes and times."""
     records = []
     for seed, (row, recipe, selector, weights, disk, rss, latency_s, ratio, noise) in enumerate(ROWS):
-        sizes = {
-            k: int(v * scale) for k, v in {"disk_bytes": disk, "weight_bytes": weights, "peak_rss_bytes": rss}.items()
-        }
+        kept = {"disk_bytes": disk, "weight_bytes": weights, "loaded_rss_bytes": 2 * weights, "peak_rss_bytes": rss}
+        sizes = {metric: int(value * scale) for metric, value in kept.items()}
         figures = dict(zip(("weight_bytes", "latency_s", "sentence_perplexity"), PUBLISHED.get(row, ()), strict=False))
         figures = {m: v * 1e6 if m == "weight_bytes" else v for m, v in figures.items()} if published else {}
         common = {"row": row, "model": "reference", "recipe": recipe, "selector": selector, "engine": ""}
