@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from qexport.errors import UnsupportedHere
 from qexport.recipes import Fp32, Recipe
 from qexport.schemes.bnb import Bnb
-from qexport.schemes.cast import Cast
-from qexport.selection import BODY, Selector
+from qexport.schemes.fp8 import Fp8
+from qexport.schemes.int8 import Int8
+from qexport.schemes.weight_only import WeightOnly
+from qexport.selection import BODY, Role, Selector
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -47,7 +49,7 @@ _NO_KERNEL: Mapping[Target, Mapping[str, str]] = {
         "QLinearMatMul": "there is no CUDA kernel",
     },
     "tensorrt": {},
-    "web": {},
+    "web": {"GatherBlockQuantized": "the /webgpu build has no kernel; leave embeddings out of the selection"},
 }
 """Operators that must not be in a graph for a target."""
 
@@ -88,8 +90,11 @@ def exporter_for(target: Target) -> Exporter:
 
 
 def default_selector(recipe: Recipe) -> Selector:
-    """The nodes that a recipe is for where none are named; TensorRT has no quantized lookups."""
-    scheme = recipe.scheme
-    if isinstance(scheme, Fp32 | Bnb | Cast) or scheme.target != "tensorrt":
-        return Selector(nodes=(recipe.nodes,))
-    return Selector(nodes=(BODY,))
+    """The nodes that a recipe is for where none are named: on TensorRT and the web without those it cannot look up in."""
+    match recipe.scheme:
+        case WeightOnly(target="web"):
+            return Selector(nodes=(BODY, Role.LM_HEAD.value))
+        case WeightOnly(target="tensorrt") | Int8(target="tensorrt") | Fp8(target="tensorrt"):
+            return Selector(nodes=(BODY,))
+        case _:
+            return Selector(nodes=(recipe.nodes,))

@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from qexport import pipeline, targets
-from qexport.errors import SelectionError, UnsupportedHere
+from qexport.errors import InputError, SelectionError, UnsupportedHere
 from qexport.inputs.text import Text
 from qexport.recipes import RECIPES, recipe
 from qexport.selection import parse_selector
@@ -98,6 +98,26 @@ def test_tensorrt_has_no_quantized_lookups(fp32, tmp_path, name):
             selector=parse_selector("all"),
             options={"target": "tensorrt"},
         )
+
+
+def test_the_web_gets_no_lookups_in_blocks(fp32, tmp_path):
+    made = pipeline.quantize(
+        str(fp32("gpt2").path), tmp_path / "out", recipe_name="w4a16-rtn", options={"target": "web"}
+    )
+    assert made.manifest.selection.rules == "--nodes body,lm-head"
+    assert ("com.microsoft", "MatMulNBits") in operators(made)
+    assert ("com.microsoft", "GatherBlockQuantized") not in operators(made)
+    assert not (made.path / "model.onnx.data").exists()
+    with pytest.raises(SelectionError, match="/webgpu build of onnxruntime-web"):
+        pipeline.quantize(
+            str(fp32("gpt2").path),
+            tmp_path / "other",
+            recipe_name="w4a16-rtn",
+            selector=parse_selector("all"),
+            options={"target": "web"},
+        )
+    with pytest.raises(InputError, match="int8 is a kernel of the CPU that the target web has not"):
+        recipe("w4a16-rtn").configured({"target": "web", "compute": "int8"})
 
 
 def test_the_tables_of_targets_and_recipes_agree():

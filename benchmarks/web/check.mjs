@@ -1,6 +1,6 @@
 // Runs an artifact in one build of onnxruntime-web, on one thread: a prompt, then one token over its past. Prints JSON.
 // npm install onnxruntime-web, then: node check.mjs NODE_MODULES BUILD ARTIFACT_FOLDER (table.py does it for all of them)
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -60,5 +60,5 @@ try {
 } catch (error) {
   answer = { message: String(error.message ?? error) };
 }
-console.log(JSON.stringify({ version, ids: [...PROMPT, LAST], ...answer }));
-process.exit(); // a build that aborted keeps its threads
+writeFileSync(1, JSON.stringify({ version, ids: [...PROMPT, LAST], ...answer }));
+process.kill(process.pid, "SIGKILL"); // some builds neither end by themselves nor by process.exit

@@ -41,6 +41,12 @@ COARSEST = {4: 0.35, 8: 0.03}
 """Largest relative error (Frobenius) of a rounded weight that any rounding leaves; a mistake in packing leaves 1 or more."""
 
 
+_NO_LOOKUPS: Mapping[Target, str] = {
+    "tensorrt": "TensorRT has no lookups in quantized tables",
+    "web": "the /webgpu build of onnxruntime-web 1.30.0 has no GatherBlockQuantized",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rtn:
     """Round to nearest."""
@@ -98,8 +104,8 @@ class WeightOnly:
         scheme = with_fields(self, choices)
         if scheme.target == "tensorrt" and choices.get("symmetric") is False:
             raise InputError("the option symmetric: TensorRT takes symmetric blocks only")
-        if scheme.compute == "int8" and scheme.target not in ("cpu", "web"):
-            raise InputError(f"the option compute: int8 is a kernel of the CPU, not of the target {scheme.target}")
+        if scheme.compute == "int8" and scheme.target != "cpu":
+            raise InputError(f"the option compute: int8 is a kernel of the CPU that the target {scheme.target} has not")
         return replace(scheme, symmetric=True) if scheme.target == "tensorrt" else scheme
 
     @property
@@ -109,8 +115,8 @@ class WeightOnly:
 
     def refusal(self, node: WeightNode) -> str:
         """See :meth:`qexport.schemes.OnnxScheme.refusal`."""
-        if self.target == "tensorrt" and node.role is Role.EMBEDDING:
-            return "TensorRT has no lookups in quantized tables; leave embeddings out of the selection"
+        if node.role is Role.EMBEDDING and self.target in _NO_LOOKUPS:
+            return f"{_NO_LOOKUPS[self.target]}; leave embeddings out of the selection"
         return ""
 
     def stored_bytes(self, node: WeightNode) -> int:
