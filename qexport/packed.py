@@ -59,9 +59,10 @@ def store(model: ir.Model, name: str, blocks: Blocks, *, lookup: bool, shared: b
     if lookup:
         if not shared:
             set_initializer(graph, f"{name}_rows_quantized", packed)
-        set_initializer(graph, f"{name}_rows_scale", scales[:, :, None].copy() if shared else scales[:, :, None])
-        if blocks.zero_point is not None:
-            set_initializer(graph, f"{name}_rows_zero_point", blocks.zero_point[:, :, None])
+        for part, data in (("scale", scales), ("zero_point", blocks.zero_point)):
+            if data is not None:
+                rows = data[:, :, None]
+                set_initializer(graph, f"{name}_rows_{part}", rows.copy() if shared else rows)
 
 
 def emit_matmul(model: ir.Model, node: WeightNode, name: str, grid: Grid, *, compute: str) -> None:
