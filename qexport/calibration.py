@@ -119,7 +119,7 @@ def calibrate(
         InputError: there are no windows.
         ContractError: an activation is not finite.
     """
-    _require_windows(tokens)
+    require_windows(tokens)
     names = sorted(set(tensors))
     graph = [artifact.sha256, edit.digest if edit else ""]
     settings = [names, tokens.sha256, method_label(method), PREFILL_CHUNK, DECODE_STEPS]
@@ -133,7 +133,12 @@ def calibrate(
     return ranges
 
 
-def _require_windows(tokens: TokenSet) -> None:
+def require_windows(tokens: TokenSet) -> None:
+    """Make sure that there is text to learn from.
+
+    Raises:
+        InputError: there is none.
+    """
     if not tokens.sequences:
         raise InputError("the calibration text gives no window of tokens; give a longer text")
 
@@ -222,7 +227,7 @@ def _part(tokens: TokenSet, windows: int) -> TokenSet:
     Raises:
         InputError: there are none.
     """
-    _require_windows(tokens)
+    require_windows(tokens)
     every = -(-len(tokens.sequences) // windows)
     return replace(tokens, sequences=tokens.sequences[::every])
 

@@ -10,7 +10,7 @@ from qexport.artifact import ONNX_DATA_NAME, ONNX_NAME
 from qexport.errors import ContractError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import onnx_ir as ir
@@ -57,22 +57,60 @@ def matmul_weight(model: ir.Model, node: WeightNode) -> NDArray[np.float32]:
 def untie(model: ir.Model, head: WeightNode, name: str) -> None:
     """Give a head that reads an embedding's table through a Transpose an initializer ``[in, out]`` called ``name``."""
     graph = model.graph
-    matmul = graph.node(head.name)
-    transpose = matmul.inputs[1].producer() if matmul.inputs[1] is not None else None
-    assert transpose is not None, f"{head.name} was found to read a transposed table"
-    matmul.replace_input_with(1, set_initializer(graph, name, matmul_weight(model, head)))
-    if not transpose.outputs[0].uses():
-        graph.remove(transpose, safe=True)
+    replace_weight(graph, graph.node(head.name), set_initializer(graph, name, matmul_weight(model, head)))
+
+
+def replace_weight(graph: ir.Graph, matmul: ir.Node, weight: ir.Value) -> None:
+    """Let a MatMul multiply by another value; a table's Transpose that nothing reads any more goes."""
+    before = matmul.inputs[1]
+    matmul.replace_input_with(1, weight)
+    _drop_transpose(graph, before)
 
 
 def replace_node(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
-    """Put a node in another's place: its one output takes over the name, the type, the shape and the readers."""
+    """Put a node in another's place: its one output takes over the name, the type, the shape and the readers.
+
+    A table's Transpose that only the old one read goes with it.
+    """
     before, after = old.outputs[0], new.outputs[0]
     after.type, after.shape = before.type, before.shape
     graph.insert_before(old, new)
     before.replace_all_uses_with(after, replace_graph_outputs=True)
+    read = tuple(old.inputs)
     graph.remove(old, safe=True)
     after.name = before.name
+    for value in read:
+        _drop_transpose(graph, value)
+
+
+def _drop_transpose(graph: ir.Graph, value: ir.Value | None) -> None:
+    """Remove the Transpose that gives a value nothing reads."""
+    node = value.producer() if value is not None else None
+    if node is not None and node.op_type == "Transpose" and not node.outputs[0].uses():
+        graph.remove(node, safe=True)
+
+
+def contrib_node(
+    graph: ir.Graph, op: str, name: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, int]
+) -> ir.Node:
+    """A node of ONNX Runtime's own operators, not in the graph yet, which learns of their domain."""
+    import onnx_ir as ir
+
+    graph.opset_imports.setdefault("com.microsoft", 1)
+    return ir.node(op, inputs, attributes=attributes, domain="com.microsoft", name=name)
+
+
+def holds(value: ir.Value | None, expected: NDArray[np.generic], dtype: str = "") -> bool:
+    """Whether an initializer has exactly these contents; with ``dtype`` they are the bytes of a type of that name."""
+    if value is None or not value.is_initializer():
+        return False
+    found = array(value)
+    if dtype:
+        if value.dtype is None or value.dtype.name.lower() != dtype:
+            return False
+        found = found.view(np.uint8)
+    same_kind = (found.dtype, found.shape) == (expected.dtype, expected.shape)
+    return same_kind and np.array_equal(found, expected, equal_nan=found.dtype.kind == "f")
 
 
 def raise_opset(model: ir.Model, version: int) -> None:

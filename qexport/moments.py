@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qexport import calibration
-from qexport.errors import ContractError, InputError
+from qexport.errors import ContractError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -45,8 +45,7 @@ def moments(
         InputError: there are no windows.
         ContractError: an activation is not finite.
     """
-    if not tokens.sequences:
-        raise InputError("the calibration text gives no window of tokens; give a longer text")
+    calibration.require_windows(tokens)
     names = sorted(set(tensors))
     sums: dict[str, NDArray[np.float32]] = {}
     magnitudes: dict[str, NDArray[np.float64]] = {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qexport.graph import array, raise_opset, replace_node, set_initializer
+from qexport.graph import array, contrib_node, raise_opset, replace_node, replace_weight, set_initializer
 from qexport.numerics.blocks import Blocks, Grid, pack, unpack
 
 if TYPE_CHECKING:
@@ -67,8 +67,6 @@ def store(model: ir.Model, name: str, blocks: Blocks, *, lookup: bool, shared: b
 
 def emit_matmul(model: ir.Model, node: WeightNode, name: str, grid: Grid, *, compute: str) -> None:
     """Let a MatMul multiply by the weight stored as ``name``."""
-    import onnx_ir as ir
-
     graph = model.graph
     old = graph.node(node.name)
     initializers = graph.initializers
@@ -83,12 +81,7 @@ def emit_matmul(model: ir.Model, node: WeightNode, name: str, grid: Grid, *, com
         "block_size": grid.block_size,
         "accuracy_level": ACCURACY_LEVELS[compute],
     }
-    new = ir.node(MATMUL, inputs, attributes=attributes, domain="com.microsoft", name=node.name)
-    graph.opset_imports.setdefault("com.microsoft", 1)
-    transpose = old.inputs[1].producer() if old.inputs[1] is not None else None
-    replace_node(graph, old, new)
-    if transpose is not None and not transpose.outputs[0].uses():
-        graph.remove(transpose, safe=True)
+    replace_node(graph, old, contrib_node(graph, MATMUL, node.name, inputs, attributes))
 
 
 def store_portable(model: ir.Model, name: str, blocks: Blocks) -> None:
@@ -109,12 +102,9 @@ def emit_portable(model: ir.Model, node: WeightNode, name: str, grid: Grid) -> N
     attributes = {"axis": 0, "block_size": grid.block_size}
     dequantize = ir.node(DEQUANTIZE, inputs, attributes=attributes, name=f"{node.module}/{DEQUANTIZE}")
     matmul, weight = graph.node(node.name), dequantize.outputs[0]
-    transpose = matmul.inputs[1].producer() if matmul.inputs[1] is not None else None
     weight.name, weight.dtype, weight.shape = f"{dequantize.name}:0", ir.DataType.FLOAT, inputs[0].shape
     graph.insert_before(matmul, dequantize)
-    matmul.replace_input_with(1, weight)
-    if transpose is not None and not transpose.outputs[0].uses():
-        graph.remove(transpose, safe=True)
+    replace_weight(graph, matmul, weight)
     raise_opset(model, 21)
 
 
@@ -130,30 +120,22 @@ def emit_lookup(model: ir.Model, node: WeightNode, name: str, grid: Grid) -> Non
     if not grid.symmetric:
         inputs.append(initializers[f"{name}_rows_zero_point"])
     attributes = {"bits": grid.bits, "block_size": grid.block_size, "gather_axis": 0, "quantize_axis": 2}
-    gather = ir.node(LOOKUP, inputs, attributes=attributes, domain="com.microsoft", name=node.name)
-    graph.opset_imports.setdefault("com.microsoft", 1)
+    gather = contrib_node(graph, LOOKUP, node.name, inputs, attributes)
     output, columns = old.outputs[0], node.shape[1]
     place = f"{node.module}/blocks"
     gather.outputs[0].name, gather.outputs[0].type = f"{place}/rows", output.type
     graph.insert_before(old, gather)
-    leading = [0] * (len(output.shape or ()) - 1)
-    last = _reshape(model, gather.outputs[0], [*leading, -1], f"{place}/Reshape")
+    flat = _constant(model, f"{place}/Reshape_shape", [*[0] * (len(output.shape or ()) - 1), -1])
+    last = ir.node("Reshape", [gather.outputs[0], flat], name=f"{place}/Reshape")
     if columns % grid.block_size:
         last.outputs[0].name, last.outputs[0].type = f"{place}/whole_blocks", output.type
         graph.insert_before(old, last)
-        bounds = [_constant(model, f"{place}/{key}", [number]) for key, number in _cut(columns)]
+        bounds = [
+            _constant(model, f"{place}/{key}", [number])
+            for key, number in (("start", 0), ("end", columns), ("axis", -1))
+        ]
         last = ir.node("Slice", [last.outputs[0], *bounds], name=f"{place}/Slice")
     replace_node(graph, old, last)
-
-
-def _cut(columns: int) -> list[tuple[str, int]]:
-    return [("start", 0), ("end", columns), ("axis", -1)]
-
-
-def _reshape(model: ir.Model, value: ir.Value, shape: list[int], name: str) -> ir.Node:
-    import onnx_ir as ir
-
-    return ir.node("Reshape", [value, _constant(model, f"{name}_shape", shape)], name=name)
 
 
 def _constant(model: ir.Model, name: str, numbers: list[int]) -> ir.Value:

@@ -13,7 +13,7 @@ from qexport.graph import array
 from qexport.numerics.grid import channel_peaks, row_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     import onnx_ir as ir
     from numpy.typing import NDArray
@@ -298,7 +298,7 @@ def check(
             f"{by} did not quantize what was asked: left in float {_some(missing)}; "
             f"quantized unasked {_some(extra)}; twice {len(nodes) - len(found)}"
         )
-    _check_nothing_besides(model, nodes, by)
+    require_nothing_besides(model, {operator for node in nodes for operator in node.operators}, by=by)
     wanted: Activation = "static" if ranges is not None else "per-token" if per_token else "dynamic"
     for (weight, lookup), node in found.items():
         # A table of its own is quantized here and not by an engine, which may have been asked for fewer steps.
@@ -322,9 +322,17 @@ def _some(keys: Sequence[Key]) -> str:
     return (", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")) or "none"
 
 
-def _check_nothing_besides(model: ir.Model, nodes: Sequence[IntegerNode], by: str) -> None:
-    """Integer arithmetic that belongs to no asked weight, such as quantized outputs, costs accuracy all the same."""
-    accounted = {operator for node in nodes for operator in node.operators}
+def require_nothing_besides(model: ir.Model, accounted: Collection[ir.Node], *, by: str) -> None:
+    """Integer arithmetic that belongs to no asked weight, such as quantized outputs, costs accuracy all the same.
+
+    Args:
+        model: the emitted graph.
+        accounted: the quantizing operators that asked nodes are made of.
+        by: who emitted the graph, for the message.
+
+    Raises:
+        ContractError: there is another one.
+    """
     stray = [node for node in model.graph if node.op_type in QUANTIZING_OPS and node not in accounted]
     if stray:
         raise ContractError(f"{by} quantized besides what was asked: {stray[0].op_type} {stray[0].name}")

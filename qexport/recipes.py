@@ -22,6 +22,7 @@ class Fp32:
     """The exported graph as it is."""
 
     OPTIONS: ClassVar[tuple[str, ...]] = ()
+    takes_nodes: ClassVar[bool] = False
 
     def configured(self, choices: Mapping[str, object]) -> Fp32:
         """Itself: there is nothing to choose.
@@ -53,7 +54,7 @@ class Recipe:
     @property
     def takes_nodes(self) -> bool:
         """A selection of nodes can be made."""
-        return not isinstance(self.scheme, Fp32 | Bnb | Cast)
+        return self.scheme.takes_nodes
 
     def configured(self, choices: Mapping[str, object]) -> Recipe:
         """The recipe with options of its scheme chosen.

@@ -105,11 +105,11 @@ class SideBySide:
 
     def _run(self, side: int, outputs: Sequence[str]) -> Iterator[Values]:
         """Some values of each window, from what is held of it."""
+        import onnx_ir as ir
+
         held = self._held[side]
         part = cut(self._models[side], inputs=list(held[0]) if held else [], outputs=outputs)
         with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
-            import onnx_ir as ir
-
             path = Path(folder) / "part.onnx"
             ir.save(part, path, external_data="part.data")
             session = runtime.OrtSession(path)

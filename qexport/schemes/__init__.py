@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, get_type_hints
 
 from qexport.errors import InputError, near_names
+from qexport.selection import Role
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +40,9 @@ class OnnxScheme(Protocol):
 
     OPTIONS: ClassVar[tuple[str, ...]]
     """The choices that a user or a row of an experiment may make, by name; see :meth:`configured`."""
+
+    takes_nodes: ClassVar[bool]
+    """Whether it is applied to a selection of nodes, and not to the graph as a whole."""
 
     @property
     def target(self) -> Target: ...
@@ -80,6 +84,13 @@ class OnnxScheme(Protocol):
             ContractError: what is in the emitted graph is not what was asked for.
             UnsupportedHere: the scheme cannot do this on this machine, or for this target.
         """
+
+
+def refused_lookup(node: WeightNode, target: Target) -> str:
+    """Why a target has no form of a node that looks up rows of a quantized table; empty where it has, or it multiplies."""
+    if target == "tensorrt" and node.role is Role.EMBEDDING:
+        return "TensorRT has no lookups in quantized tables; leave embeddings out of the selection"
+    return ""
 
 
 def with_fields(scheme: T, choices: Mapping[str, object]) -> T:

@@ -51,6 +51,7 @@ class Bnb:
     """Where the weights are quantized."""
 
     OPTIONS: ClassVar[tuple[str, ...]] = ("double_quant",)
+    takes_nodes: ClassVar[bool] = False
 
     def configured(self, choices: Mapping[str, object]) -> Bnb:
         """This scheme with other values of some options.

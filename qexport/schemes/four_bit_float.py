@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
-
 from qexport import runtime
 from qexport.artifact import ONNX_NAME, QuantizedNode
 from qexport.errors import ContractError, UnsupportedHere
-from qexport.graph import array, matmul_weight, replace_node, save, set_initializer
+from qexport.graph import contrib_node, holds, matmul_weight, replace_node, save, set_initializer
 from qexport.numerics import bnb4
-from qexport.quantized import QUANTIZING_OPS
+from qexport.quantized import require_nothing_besides
 from qexport.schemes import SchemeResult, Settings, Target, with_fields
 from qexport.selection import Role
 
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import numpy as np
     import onnx_ir as ir
     from numpy.typing import NDArray
 
@@ -40,6 +39,7 @@ class FourBitFloat:
     target: Target = "cpu"
 
     OPTIONS: ClassVar[tuple[str, ...]] = ("target",)
+    takes_nodes: ClassVar[bool] = True
     engine: ClassVar[str] = "qexport"
     calibration: ClassVar[str] = ""
 
@@ -104,28 +104,17 @@ class FourBitFloat:
 
     def _quantize(self, model: ir.Model, node: WeightNode) -> None:
         """Let a node multiply by codes. A head that reads an embedding's table gets codes of its own."""
-        import onnx_ir as ir
-
         graph = model.graph
         matmul = graph.node(node.name)
-        transpose = matmul.inputs[1].producer() if matmul.inputs[1] is not None else None
         weight = matmul_weight(model, node)
         packed, peaks = bnb4.quantize(weight.T, self.kind)
-        new = ir.node(
-            OPERATOR,
-            [
-                matmul.inputs[0],
-                set_initializer(graph, f"{node.module}.weight_{self.kind}", packed),
-                set_initializer(graph, f"{node.module}.weight_absmax", peaks),
-            ],
-            attributes=self._attributes(*weight.shape),
-            domain="com.microsoft",
-            name=node.name,
-        )
-        model.graph.opset_imports.setdefault("com.microsoft", 1)
-        replace_node(graph, matmul, new)
-        if transpose is not None and not transpose.outputs[0].uses():
-            graph.remove(transpose, safe=True)
+        inputs = [
+            matmul.inputs[0],
+            set_initializer(graph, f"{node.module}.weight_{self.kind}", packed),
+            set_initializer(graph, f"{node.module}.weight_absmax", peaks),
+        ]
+        attributes = self._attributes(*weight.shape)
+        replace_node(graph, matmul, contrib_node(graph, OPERATOR, node.name, inputs, attributes))
 
     def _attributes(self, inputs: int, outputs: int) -> dict[str, int]:
         return {"K": inputs, "N": outputs, "block_size": bnb4.BLOCK_SIZE, "quant_type": QUANT_TYPES[self.kind]}
@@ -142,9 +131,7 @@ class FourBitFloat:
         if found.keys() != asked.keys():
             different = sorted(map(str, found.keys() ^ asked.keys()))
             raise ContractError(f"{self.kind}: in the file other nodes are quantized than were asked for: {different}")
-        stray = [node for node in emitted.graph if node.op_type in QUANTIZING_OPS]
-        if stray:
-            raise ContractError(f"{self.kind}: quantized besides what was asked: {stray[0].op_type} {stray[0].name}")
+        require_nothing_besides(emitted, (), by=f"{self.kind}:")
         for name, node in asked.items():
             self._check_node(found[name], matmul_weight(parent, node))
 
@@ -154,9 +141,5 @@ class FourBitFloat:
         if attributes != wanted:
             raise ContractError(f"{node.name}: has the attributes {attributes}, {wanted} was asked")
         codes, peaks = bnb4.quantize(weight.T, self.kind)
-        if not (_holds(node.inputs[1], codes) and _holds(node.inputs[2], peaks)):
+        if not (holds(node.inputs[1], codes) and holds(node.inputs[2], peaks)):
             raise ContractError(f"{node.name}: does not hold the {self.kind} codes and scales of its weight")
-
-
-def _holds(value: ir.Value | None, expected: NDArray[np.generic]) -> bool:
-    return value is not None and value.is_initializer() and np.array_equal(array(value), expected)

@@ -15,10 +15,10 @@ from qexport import calibration as calibrating
 from qexport import runtime
 from qexport.artifact import ONNX_NAME, QuantizedNode
 from qexport.errors import ContractError, InputError
-from qexport.graph import array, matmul_weight, raise_opset, save, set_initializer
+from qexport.graph import array, holds, matmul_weight, raise_opset, replace_weight, save, set_initializer
 from qexport.numerics import fp8
-from qexport.quantized import QUANTIZING_OPS
-from qexport.schemes import SchemeResult, Settings, Target, with_fields
+from qexport.quantized import require_nothing_besides
+from qexport.schemes import SchemeResult, Settings, Target, refused_lookup, with_fields
 from qexport.selection import Role
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Fp8:
     target: Target = "cpu"
 
     OPTIONS: ClassVar[tuple[str, ...]] = ("activations", "target")
+    takes_nodes: ClassVar[bool] = True
     engine: ClassVar[str] = "qexport"
 
     @property
@@ -65,9 +66,7 @@ class Fp8:
 
     def refusal(self, node: WeightNode) -> str:
         """See :meth:`qexport.schemes.OnnxScheme.refusal`."""
-        if self.target == "tensorrt" and node.role is Role.EMBEDDING:
-            return "TensorRT has no lookups in quantized tables; leave embeddings out of the selection"
-        return ""
+        return refused_lookup(node, self.target)
 
     @property
     def per_channel(self) -> bool:
@@ -146,9 +145,7 @@ class Fp8:
             accounted |= _checked_weight(node, plan, codes, scale)
             if plan.node.role is not Role.EMBEDDING:
                 accounted |= _checked_input(node, peaks)
-        stray = [node for node in emitted.graph if node.op_type in QUANTIZING_OPS and node not in accounted]
-        if stray:
-            raise ContractError(f"FP8: quantized besides what was asked: {stray[0].op_type} {stray[0].name}")
+        require_nothing_besides(emitted, accounted, by="FP8:")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,11 +218,8 @@ def _quantize(model: ir.Model, plan: _Plan, quantized: tuple[NDArray[np.uint8], 
         graph.insert_before(min((use.node for use in table.uses()), key=list(graph).index), dequantize)
         table.replace_all_uses_with(dequantize.outputs[0])
         return
-    transpose = node.inputs[1].producer() if node.inputs[1] is not None else None
     graph.insert_before(node, dequantize)
-    node.replace_input_with(1, dequantize.outputs[0])
-    if transpose is not None and not transpose.outputs[0].uses():
-        graph.remove(transpose, safe=True)
+    replace_weight(graph, node, dequantize.outputs[0])
 
 
 def _decode_rows(graph: ir.Graph, gather: ir.Node, codes: ir.Value, scale: NDArray[np.float32], plan: _Plan) -> None:
@@ -302,7 +296,7 @@ def _checked_weight(node: ir.Node, plan: _Plan, codes: NDArray[np.uint8], scale:
     problem = ContractError(f"{node.name}: does not read the FP8 codes and scales of its weight")
     if plan.decoded:
         found = _decoding(node)
-        if found is None or not (_holds(node.inputs[0], codes) and _holds(found, scale[:, None])):
+        if found is None or not (holds(node.inputs[0], codes) and holds(found, scale[:, None])):
             raise problem
         return set()
     place = 0 if plan.node.role is Role.EMBEDDING else 1
@@ -314,7 +308,7 @@ def _checked_weight(node: ir.Node, plan: _Plan, codes: NDArray[np.uint8], scale:
     axis = dequantize.attributes.get_int("axis", 1)
     if scale.ndim and axis != (0 if plan.rows else 1):
         raise problem
-    if not (_holds(dequantize.inputs[0], codes, WEIGHT_DTYPE) and _holds(dequantize.inputs[1], scale)):
+    if not (holds(dequantize.inputs[0], codes, WEIGHT_DTYPE) and holds(dequantize.inputs[1], scale)):
         raise problem
     return {dequantize}
 
@@ -327,7 +321,7 @@ def _decoding(rows: ir.Node) -> ir.Value | None:
         if rows.op_type != "Gather" or len(uses) != 1 or uses[0].node.op_type != op:
             return None
         at = uses[0].node
-        if op == "Gather" and not _holds(at.inputs[0], fp8.VALUES):
+        if op == "Gather" and not holds(at.inputs[0], fp8.VALUES):
             return None
     factors = _producer(at, 1)
     same_ids = factors is not None and factors.op_type == "Gather" and factors.inputs[1] is rows.inputs[1]
@@ -344,7 +338,7 @@ def _checked_input(node: ir.Node, peaks: Mapping[str, float]) -> set[ir.Node]:
     source, zero = _name(pair[0].inputs[0]), np.zeros((), np.uint8)
     scale = np.asarray(fp8.tensor_scale(peaks.get(source, 0.0)))
     exact = all(
-        _holds(part.inputs[1], scale) and all(_holds(value, zero, WEIGHT_DTYPE) for value in part.inputs[2:])
+        holds(part.inputs[1], scale) and all(holds(value, zero, WEIGHT_DTYPE) for value in part.inputs[2:])
         for part in pair
     )
     if source not in peaks or len(pair[0].inputs) != 3 or not exact:
@@ -364,16 +358,3 @@ def _rounding(node: ir.Node) -> tuple[ir.Node, ir.Node] | None:
 def _producer(node: ir.Node, place: int) -> ir.Node | None:
     value = node.inputs[place]
     return value.producer() if value is not None else None
-
-
-def _holds(value: ir.Value | None, expected: NDArray[np.generic], dtype: str = "") -> bool:
-    """Whether an initializer has exactly these contents; with ``dtype`` they are the bytes of a type of that name."""
-    if value is None or not value.is_initializer():
-        return False
-    found = array(value)
-    if dtype:
-        if value.dtype is None or value.dtype.name.lower() != dtype:
-            return False
-        found = found.view(np.uint8)
-    same_kind = (found.dtype, found.shape) == (expected.dtype, expected.shape)
-    return same_kind and np.array_equal(found, expected, equal_nan=found.dtype.kind == "f")

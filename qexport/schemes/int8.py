@@ -17,7 +17,7 @@ from qexport.errors import InputError, near_names
 from qexport.graph import array, matmul_weight, save, set_initializer, untie
 from qexport.numerics import histogram, smooth
 from qexport.numerics.grid import quantize_channels
-from qexport.schemes import SchemeResult, Settings, Target, with_fields
+from qexport.schemes import SchemeResult, Settings, Target, refused_lookup, with_fields
 from qexport.selection import Role
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class Int8:
     target: Target = "cpu"
 
     OPTIONS: ClassVar[tuple[str, ...]] = ("engine", "grid", "method", "per_token", "smooth", "symmetric", "target")
+    takes_nodes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.per_token:
@@ -126,9 +127,7 @@ class Int8:
 
     def refusal(self, node: WeightNode) -> str:
         """See :meth:`qexport.schemes.OnnxScheme.refusal`."""
-        if self.target == "tensorrt" and node.role is Role.EMBEDDING:
-            return "TensorRT has no lookups in quantized tables; leave embeddings out of the selection"
-        return ""
+        return refused_lookup(node, self.target)
 
     @property
     def weight_grid(self) -> WeightGrid:

@@ -20,8 +20,8 @@ from qexport.numerics.awq import awq_scale
 from qexport.numerics.blocks import Blocks, Grid, rtn
 from qexport.numerics.gptq import follow_float, gptq
 from qexport.numerics.hqq import hqq
-from qexport.quantized import QUANTIZING_OPS
-from qexport.schemes import SchemeResult, Settings, Target, with_fields
+from qexport.quantized import require_nothing_besides
+from qexport.schemes import SchemeResult, Settings, Target, refused_lookup, with_fields
 from qexport.selection import Role
 from qexport.stages import SideBySide
 
@@ -39,12 +39,6 @@ HESSIAN_BYTES = 1 << 28
 """Second moments held at once while all are taken from the fp32 graph; more take another run of the text."""
 COARSEST = {4: 0.35, 8: 0.03}
 """Largest relative error (Frobenius) of a rounded weight that any rounding leaves; a mistake in packing leaves 1 or more."""
-
-
-_NO_LOOKUPS: Mapping[Target, str] = {
-    "tensorrt": "TensorRT has no lookups in quantized tables",
-    "web": "the /webgpu build of onnxruntime-web 1.30.0 has no GatherBlockQuantized",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +91,7 @@ class WeightOnly:
     target: Target = "cpu"
 
     OPTIONS: ClassVar[tuple[str, ...]] = ("block_size", "compute", "head_bits", "symmetric", "target")
+    takes_nodes: ClassVar[bool] = True
     engine: ClassVar[str] = "qexport"
 
     def configured(self, choices: Mapping[str, object]) -> WeightOnly:
@@ -115,9 +110,10 @@ class WeightOnly:
 
     def refusal(self, node: WeightNode) -> str:
         """See :meth:`qexport.schemes.OnnxScheme.refusal`."""
-        if node.role is Role.EMBEDDING and self.target in _NO_LOOKUPS:
-            return f"{_NO_LOOKUPS[self.target]}; leave embeddings out of the selection"
-        return ""
+        if node.role is Role.EMBEDDING and self.target == "web":
+            what = f"the /webgpu build of onnxruntime-web 1.30.0 has no {packed.LOOKUP}"
+            return f"{what}; leave embeddings out of the selection"
+        return refused_lookup(node, self.target)
 
     def stored_bytes(self, node: WeightNode) -> int:
         """See :meth:`qexport.schemes.OnnxScheme.stored_bytes`."""
@@ -217,10 +213,9 @@ class WeightOnly:
             raise ContractError(
                 f"in the file other nodes are quantized than were asked for: {', '.join(different[:3])}"
             )
-        own = {packed.DEQUANTIZE} if self.target == "tensorrt" else {packed.MATMUL}
-        stray = [node for node in emitted.graph if node.op_type in QUANTIZING_OPS - own]
-        if stray:
-            raise ContractError(f"quantized besides what was asked: {stray[0].op_type} {stray[0].name}")
+        own = packed.DEQUANTIZE if self.target == "tensorrt" else packed.MATMUL
+        accounted = [node for node in emitted.graph if node.op_type == own]
+        require_nothing_besides(emitted, accounted, by=f"{NAMES[type(self.rounding)]}:")
         for name, node in asked.items():
             read = found[name]
             if _digest(read.blocks, node.shape[1] if read.lookup else None) != digests[node.weight]:
