@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from qexport.artifact import Artifact
     from qexport.inputs.text import Text
     from qexport.pipeline import Plan, Trust
+    from qexport.record import Measurement
     from qexport.selection import Selector
 
 app = typer.Typer(
@@ -294,29 +295,36 @@ def compare(
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads; default all processors.")] = None,
     engine: EngineOption = None,
     exporter: ExporterOption = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Fresh processes per row that are timed.")] = 3,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Fresh processes per row for what is timed.")] = 3,
+    stand_in: Annotated[
+        bool, typer.Option("--stand-in", help="Random weights of the experiment's architecture instead of the model.")
+    ] = False,
+    stand_in_size: Annotated[
+        Literal["tiny", "medium", "full"], typer.Option("--stand-in-size", help="full: the model's real shapes.")
+    ] = "tiny",
     keep_artifacts: Annotated[bool, typer.Option("--keep-artifacts", help="Keep the models in the report.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the records of a comparison that was cut short.")
+    ] = False,
     overwrite: OverwriteOption = False,
     allow_pickle: PickleOption = False,
     trust_remote_code: RemoteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Take a model through all rows of the table, measure each, and write a report."""
-    with _errors():
-        from qexport import pipeline
-        from qexport.report.table import build_table
-        from qexport.report.terminal import render
+    with _errors(interrupted="interrupted; `--resume` goes on from the records that are there"):
+        from qexport import comparison
 
-        experiment = pipeline.experiment_for(model)
+        experiment = comparison.experiment_for(model)
         if recipes is not None:
-            experiment = pipeline.only(experiment, [name.strip() for name in recipes.split(",")])
-        folder = output or Path("runs") / experiment.name
-        records = pipeline.compare(
+            experiment = comparison.only(experiment, [name.strip() for name in recipes.split(",")])
+        folder = output or Path("runs") / (experiment.name + ("-stand-in" if stand_in else ""))
+        records = comparison.compare(
             experiment,
             folder,
             evaluation=_text(text, dataset, "--text", "--dataset"),
             calibration=_text(calibration_text, calibration_dataset, "--calibration-text", "--calibration-dataset"),
-            options=pipeline.CompareOptions(
+            options=comparison.CompareOptions(
                 provider=provider,
                 threads=threads,
                 engine=engine or "inc",
@@ -324,16 +332,40 @@ def compare(
                 rounds=rounds,
                 keep_artifacts=keep_artifacts,
                 trust=_trust(allow_pickle, trust_remote_code),
+                stand_in=stand_in_size if stand_in else None,
+                resume=resume,
             ),
             overwrite=overwrite,
         )
-        if as_json:
-            for record in records:
-                typer.echo(record.model_dump_json(by_alias=True))
-        else:
-            console = _console(stderr=False)
-            console.print(render(build_table(records), width=console.width))
-            console.print(f"\nreport: {folder / 'report.html'}", highlight=False)
+        _print_report(records, folder, as_json=as_json)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Report folders, or files of records.")],
+    output: OutputOption,
+    title: Annotated[str | None, typer.Option("--title", help="Of the report.")] = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Put the records of several runs, or of several machines, into one report."""
+    with _errors():
+        from qexport import comparison
+
+        _print_report(comparison.report(runs, output, title=title, overwrite=overwrite), output, as_json=as_json)
+
+
+def _print_report(records: list[Measurement], folder: Path, *, as_json: bool) -> None:
+    if as_json:
+        for record in records:
+            typer.echo(record.model_dump_json(by_alias=True))
+        return
+    from qexport.report.table import build_table
+    from qexport.report.terminal import render
+
+    console = _console(stderr=False)
+    console.print(render(build_table(records), width=console.width))
+    console.print(f"\nreport: {folder / 'report.html'}", highlight=False)
 
 
 def _trust(allow_pickle: bool, remote_code: bool) -> Trust:
@@ -452,17 +484,17 @@ def _set_up_stderr(*, quiet: bool, verbose: bool) -> None:
 
 
 @contextlib.contextmanager
-def _errors() -> Iterator[None]:
+def _errors(interrupted: str = "interrupted; nothing was changed") -> Iterator[None]:
     """One line on stderr for what goes wrong on purpose; Ctrl-C and SIGTERM leave through the same clean-up."""
     with _signals() as seen:
         try:
             yield
         except KeyboardInterrupt:
-            _fail_interrupted()
+            _fail(interrupted, EXIT_INTERRUPTED)
         except Exception as error:
             # An interrupt in the middle of importing a compiled module comes out as an ImportError.
             if seen:
-                _fail_interrupted()
+                _fail(interrupted, EXIT_INTERRUPTED)
             if isinstance(error, QExportError):
                 _fail(str(error), error.exit_code)
             if isinstance(error, OSError):
@@ -487,10 +519,6 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _fail_interrupted() -> NoReturn:
-    _fail("interrupted; nothing was changed", EXIT_INTERRUPTED)
 
 
 def _fail(message: str, code: int) -> NoReturn:

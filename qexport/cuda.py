@@ -30,6 +30,46 @@ def device_names() -> list[str]:
     return names
 
 
+class _MemoryInfo(ctypes.Structure):
+    """``nvmlMemory_t``."""
+
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+
+
+def used_bytes() -> int | None:
+    """Memory in use on the first device, by all processes, their contexts included; None where it cannot be told."""
+    memory = _memory()
+    return None if memory is None else int(memory.used)
+
+
+def free_bytes() -> int | None:
+    """Memory that is free on the first device; None where it cannot be told."""
+    memory = _memory()
+    return None if memory is None else int(memory.free)
+
+
+def _memory() -> _MemoryInfo | None:
+    """What the driver's management library says of the first CUDA device; it makes no context, which would take memory.
+
+    The device is found by its bus: CUDA_VISIBLE_DEVICES numbers devices otherwise than the library does.
+    """
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        management: Any = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+    except OSError:
+        return None
+    device, bus, handle, memory = ctypes.c_int(), ctypes.create_string_buffer(32), ctypes.c_void_p(), _MemoryInfo()
+    calls = (
+        lambda: driver.cuInit(0),
+        lambda: driver.cuDeviceGet(ctypes.byref(device), 0),
+        lambda: driver.cuDeviceGetPCIBusId(bus, len(bus), device),
+        management.nvmlInit_v2,
+        lambda: management.nvmlDeviceGetHandleByPciBusId_v2(bus, ctypes.byref(handle)),
+        lambda: management.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)),
+    )
+    return memory if all(call() == 0 for call in calls) else None
+
+
 class AllocationMeter:
     """Exact bytes that one ONNX Runtime session holds on its CUDA device, and their peak.
 

@@ -1,4 +1,4 @@
-"""One metric of one artifact in a fresh process, so that no measurement sees another's memory, threads or caches.
+"""One probe of one artifact in a fresh process, so that no measurement sees another's memory, threads or caches.
 
 The parent computes token ids once and hands the same ones to every artifact; the child (``python -m qexport.measure``)
 gets its job on stdin, reads the ids from a temporary folder and leaves its answer there, out of the reach of whatever
@@ -10,36 +10,47 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from qexport import __version__, cpu, errors, progress
+from qexport import __version__, cpu, cuda, errors, memory, progress, runtime
 from qexport.artifact import Artifact, load_artifact
+from qexport.catalogue import CATALOGUE
 from qexport.errors import InputError, NotComparable, QExportError, UnsupportedHere, near_names
-from qexport.metrics import Samples, Trial, footprint, latency, perplexity
+from qexport.metrics import Run, Trial, footprint, generation, latency, once, perplexity, session
 from qexport.record import Conditions, Measurement, Published
 from qexport.runtime import Observe, Provider, ProviderUnavailable, Session, open_session, warm_up
+from qexport.torch_runtime import torch_warm_up
 
 if TYPE_CHECKING:
-    from qexport.inputs.text import TokenSet
+    from qexport.inputs.text import Kind, TokenSet
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 4 * 3600.0
 """After this a child counts as hung. GPT-2 in bitsandbytes on two cores, the slowest row known, takes minutes."""
 
+_PROVIDER_TIMEOUT_S = 120.0
 _WARMUPS = 5
 _TAIL_BYTES = 4000
+_NO_DEVICE = "runs on the CPU, which has no device memory"
+_WITHOUT = {
+    "device_context_bytes": _NO_DEVICE,
+    "device_increase_bytes": _NO_DEVICE,
+    "response_correct": "no answer is expected; name one under [session] in the experiment",
+}
+"""Why a probe that ran may have no figure of a metric."""
 _PACKAGES = {"onnx": ("numpy", "onnxruntime"), "torch": ("numpy", "torch", "transformers", "bitsandbytes")}
 """What running an artifact of each kind takes, and all it may take."""
 
@@ -49,56 +60,110 @@ _ERRORS: dict[str, type[QExportError]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredMetric:
-    """A figure that the artifact has without being run."""
+class Stored:
+    """Figures that an artifact has without being run."""
 
-    unit: str
-    read: Callable[[Artifact], int]
+    read: Mapping[str, Callable[[Artifact], int]]
+    """By metric, in bytes."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(self.read)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunMetric:
-    """A metric of an artifact at work."""
+class Probe:
+    """Figures of an artifact at work that one fresh process yields together."""
 
-    unit: str
-    tokens: Literal["windows", "sentences"]
+    metrics: tuple[str, ...]
+    tokens: Kind
     """The kind of token set that it is fed."""
-    run: Callable[[Session, Trial], Samples]
+    run: Run
     observe: Observe = "nothing"
     needs_device: bool = False
     """Whether there is nothing to measure on the CPU."""
+    rounds: bool = False
+    """Whether it is timed: in several rounds of fresh processes, the artifacts in turn."""
 
 
-METRICS: dict[str, StoredMetric | RunMetric] = {
-    "disk_bytes": StoredMetric(unit="bytes", read=footprint.disk_bytes),
-    "weight_bytes": StoredMetric(unit="bytes", read=footprint.weight_bytes),
-    "loaded_rss_bytes": RunMetric(unit="bytes", tokens="sentences", run=footprint.loaded_rss),
-    "peak_rss_bytes": RunMetric(unit="bytes", tokens="sentences", run=footprint.peak_rss),
-    "peak_device_bytes": RunMetric(
-        unit="bytes", tokens="sentences", run=footprint.peak_device, observe="device memory", needs_device=True
+PROBES: Mapping[str, Stored | Probe] = {
+    "files": Stored(read={"disk_bytes": footprint.disk_bytes, "weight_bytes": footprint.weight_bytes}),
+    "resident memory": Probe(
+        metrics=("loaded_rss_bytes", "peak_rss_bytes", "final_private_bytes", "final_shared_bytes"),
+        tokens="sentences",
+        run=footprint.resident,
     ),
-    "latency_s": RunMetric(unit="s", tokens="sentences", run=latency.time_sentences),
-    "perplexity": RunMetric(unit="", tokens="windows", run=perplexity.score, observe="kernels"),
-    "sentence_perplexity": RunMetric(unit="", tokens="sentences", run=perplexity.score),
+    "device memory": Probe(
+        metrics=("loaded_device_bytes", "peak_device_bytes"),
+        tokens="sentences",
+        run=footprint.on_device,
+        observe="device memory",
+        needs_device=True,
+    ),
+    "sentences": Probe(
+        metrics=("latency_s",), tokens="sentences", run=once("latency_s", latency.time_sentences), rounds=True
+    ),
+    "generation": Probe(
+        metrics=("first_token_s", "token_latency_s", "generation_s", "sequential_s", "tokens_per_s"),
+        tokens="prompts",
+        run=generation.one_by_one,
+        rounds=True,
+    ),
+    "batched generation": Probe(
+        metrics=("batch_s", "batch_tokens_per_s"), tokens="prompts", run=generation.as_batch, rounds=True
+    ),
+    "perplexity": Probe(
+        metrics=("perplexity",), tokens="windows", run=once("perplexity", perplexity.score), observe="kernels"
+    ),
+    "sentence perplexity": Probe(
+        metrics=("sentence_perplexity",), tokens="sentences", run=once("sentence_perplexity", perplexity.score)
+    ),
+    "session": Probe(
+        metrics=tuple(metric.name for metric in CATALOGUE.values() if metric.group == "session"),
+        tokens="prompts",
+        run=session.profile,
+        observe="warnings",
+        rounds=True,
+    ),
 }
+"""What is measured together, in the order in which it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerKey:
+    """How the answer of a session is read and judged."""
+
+    read: Callable[[Sequence[int]], str]
+    """From token ids to text."""
+    prompt: str
+    expected: tuple[str, ...] = ()
+    """Any of these is right; empty where nobody judges."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One cell of the table."""
+    """One probe of one artifact."""
 
     artifact: Path
     row: str
-    metric: str
-    """A key of :data:`METRICS`."""
+    probe: str
+    """A key of :data:`PROBES`."""
     tokens: TokenSet | None = None
-    """The windows or sentences; None for metrics that are fed nothing."""
+    """What it is fed; None for figures without a run."""
     provider: Provider = "cpu"
     threads: int | None = None
     """Threads for the runtime; None takes every processor this process may use."""
     warmups: int = _WARMUPS
     round: int = 0
-    published: Published | None = None
+    new_tokens: int = 0
+    """To generate after each prompt; in a session at most so many."""
+    stop: tuple[int, ...] = ()
+    """Tokens that end the answer of a session."""
+    key: AnswerKey | None = None
+    published: Mapping[str, Published] = field(default_factory=dict)
+    """By metric."""
+    run: str = ""
+    stand_in: bool = False
     timeout_s: float = TIMEOUT_S
 
 
@@ -108,13 +173,26 @@ class _Question(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     artifact: Path
-    metric: str
+    probe: str
     provider: Provider
     threads: int
     warmups: int
     round: int
+    new_tokens: int
+    stop: tuple[int, ...]
     sequences: Path
     answer: Path
+
+
+class _Figure(BaseModel):
+    """Samples of one metric."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    columns: tuple[str, ...]
+    samples: tuple[tuple[float, ...], ...]
+    warmups: tuple[tuple[float, ...], ...] = ()
+    facts: dict[str, float | int | str] = {}
 
 
 class _Answer(BaseModel):
@@ -122,58 +200,120 @@ class _Answer(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    columns: tuple[str, ...] = ()
-    samples: tuple[tuple[float, ...], ...] = ()
-    warmups: tuple[tuple[float, ...], ...] = ()
-    facts: dict[str, float | int | str] = {}
+    figures: dict[str, _Figure] = {}
+    """By metric."""
     conditions: Conditions = Conditions()
     error: str | None = None
     """Name of an error class of qexport."""
     message: str = ""
 
 
-def measure(job: Job) -> Measurement:
-    """Measure one metric of one artifact, in a fresh process where anything is run.
-
-    A row that cannot run here, a process that dies and one that never answers give a measurement that is ``skipped``
-    with the reason.
+def require_provider(provider: Provider) -> None:
+    """Make sure, before any work, that a fresh process can run something on ``provider``.
 
     Raises:
-        ProviderUnavailable: the provider asked for is not there.
-        InputError: no such metric, or a job without the tokens that its metric needs.
+        ProviderUnavailable: it cannot, with the reason.
+    """
+    runtime.require_provider(provider)
+    if provider == "cpu":
+        return
+    code = f"from qexport.runtime import warm_up; warm_up({provider!r})"
+    tried = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env=_environment(cpu.cores()),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_PROVIDER_TIMEOUT_S,
+    )
+    if tried.returncode != 0:
+        lines = tried.stderr.strip().splitlines() or ["without a word"]
+        raise ProviderUnavailable(lines[-1].partition("ProviderUnavailable: ")[2] or lines[-1])
+
+
+def measure(job: Job) -> list[Measurement]:
+    """Run one probe of one artifact, in a fresh process where anything is run: a measurement for each of its metrics.
+
+    What cannot run here, does not fit into memory, loses its device, dies or never answers gives measurements that are
+    ``skipped`` with the reason.
+
+    Raises:
+        InputError: no such probe, or a job without the tokens that it needs.
         QExportError: what else the child raised, with its class and message.
     """
-    metric = METRICS.get(job.metric)
-    if metric is None:
-        raise InputError(f"{job.metric}: no such metric; {near_names(job.metric, METRICS)}")
+    probe = PROBES.get(job.probe)
+    if probe is None:
+        raise InputError(f"{job.probe}: no such probe; {near_names(job.probe, PROBES)}")
     artifact = load_artifact(job.artifact)
-    if isinstance(metric, StoredMetric):
-        return _record(job, artifact, _Answer(samples=((float(metric.read(artifact)),),), columns=(job.metric,)))
-    if job.tokens is None or job.tokens.kind != metric.tokens:
-        raise InputError(f"{job.metric} of {job.row}: needs a token set of {metric.tokens}")
-    if metric.needs_device and job.provider == "cpu":
-        return _record(job, artifact, _Answer(), skipped="runs on the CPU, which has no device memory")
+    if isinstance(probe, Stored):
+        figures = {
+            metric: _Figure(columns=(metric,), samples=((float(read(artifact)),),))
+            for metric, read in probe.read.items()
+        }
+        return _records(job, artifact, probe.metrics, _Answer(figures=figures))
+    if job.tokens is None or job.tokens.kind != probe.tokens:
+        raise InputError(f"{job.probe} of {job.row}: needs a token set of {probe.tokens}")
+    if probe.needs_device and job.provider == "cpu":
+        return _records(job, artifact, probe.metrics, _Answer(), skipped=_NO_DEVICE)
     try:
-        return _record(job, artifact, _ask_child(job, artifact, job.tokens))
-    except ProviderUnavailable:
-        raise
+        memory.require_fit(artifact, job.provider)
+        answer = _ask_child(job, artifact, job.tokens)
     except UnsupportedHere as error:
-        return _record(job, artifact, _Answer(), skipped=str(error))
+        return _records(job, artifact, probe.metrics, _Answer(), skipped=str(error))
+    return _records(job, artifact, probe.metrics, _judged(answer, job.key))
 
 
-def measure_rounds(jobs: Sequence[Job], rounds: int) -> list[Measurement]:
-    """Measure every job ``rounds`` times in turn (A B C A B C), and merge each job's rounds into one measurement.
+def _judged(answer: _Answer, key: AnswerKey | None) -> _Answer:
+    """An answer with the words of a session's response, and whether they are right."""
+    told = answer.figures.get("response_tokens")
+    if told is None or key is None:
+        return answer
+    ids = [int(token) for token in str(told.facts["response_ids"]).split()]
+    words = {"prompt": key.prompt, "response": key.read(ids).strip(), "ended": told.facts["ended"]}
+    figures = answer.figures | {"response_tokens": told.model_copy(update={"facts": words})}
+    if key.expected:
+        right = any(holds_words(str(words["response"]), expected) for expected in key.expected)
+        ((_, number),) = told.samples
+        figures["response_correct"] = _Figure(
+            columns=("response_correct", "round"),
+            samples=((float(right), number),),
+            facts=words | {"expected": " | ".join(key.expected)},
+        )
+    return answer.model_copy(update={"figures": figures})
 
-    Taking turns lets the machine's drift fall on all jobs alike; each turn is a fresh process.
+
+def holds_words(text: str, expected: str) -> bool:
+    """Whether ``expected`` stands in ``text`` as whole words, whatever the case and the white space.
+
+    >>> holds_words("It is Three.", "three"), holds_words("Threefold", "three")
+    (True, False)
     """
-    taken: list[list[Measurement]] = [[] for _ in jobs]
-    what = ", ".join(sorted({job.metric for job in jobs}))
+    pattern = r"\s+".join(re.escape(word) for word in expected.split())
+    return re.search(rf"(?<!\w){pattern}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def measure_rounds(
+    jobs: Sequence[Job], rounds: int, done: Callable[[list[Measurement]], None] = lambda _: None
+) -> list[list[Measurement]]:
+    """Run every job ``rounds`` times in turn (A B C A B C), and merge each job's rounds into one measurement a metric.
+
+    Taking turns lets the machine's drift fall on all jobs alike; each turn is a fresh process. ``done`` is told the
+    measurements of a job as soon as its last round is.
+    """
+    taken: list[list[list[Measurement]]] = [[] for _ in jobs]
+    what = ", ".join(sorted({job.probe for job in jobs}))
     with progress.task(f"measuring {what}", total=rounds * len(jobs)) as advance:
         for number in range(rounds):
             for job, mine in zip(jobs, taken, strict=True):
                 mine.append(measure(replace(job, round=number)))
+                if number == rounds - 1:
+                    done(_merged(mine))
                 advance()
-    return [merge_rounds(mine) for mine in taken]
+    return [_merged(mine) for mine in taken]
+
+
+def _merged(rounds: Sequence[list[Measurement]]) -> list[Measurement]:
+    return [merge_rounds(records) for records in zip(*rounds, strict=True)]
 
 
 def merge_rounds(records: Sequence[Measurement]) -> Measurement:
@@ -197,34 +337,45 @@ def merge_rounds(records: Sequence[Measurement]) -> Measurement:
     )
 
 
-def _record(job: Job, artifact: Artifact, answer: _Answer, *, skipped: str | None = None) -> Measurement:
-    manifest = artifact.manifest
+def _records(
+    job: Job, artifact: Artifact, metrics: Sequence[str], answer: _Answer, *, skipped: str | None = None
+) -> list[Measurement]:
+    """One measurement for each metric that the probe has; one without a figure is skipped."""
     conditions = answer.conditions if answer.conditions.machine else _here()
     if job.tokens is not None:
         conditions = conditions.model_copy(
             update={
+                "batch": len(job.tokens.sequences) if job.probe == "batched generation" else 1,
                 "sequence": job.tokens.description,
                 "text": job.tokens.origin,
                 "text_sha256": job.tokens.sha256,
             }
         )
-    return Measurement(
-        row=job.row,
-        model=manifest.model.name,
-        recipe=manifest.recipe,
-        selector=manifest.selection.rules if manifest.selection else "",
-        engine=manifest.engine,
-        artifact_sha256=artifact.sha256,
-        settings=manifest.settings,
-        metric=job.metric,
-        columns=answer.columns,
-        samples=answer.samples,
-        warmups=answer.warmups,
-        facts=answer.facts,
-        conditions=conditions,
-        published=job.published,
-        skipped=skipped,
-    )
+    manifest = artifact.manifest
+    records = []
+    for metric in metrics:
+        figure = answer.figures.get(metric)
+        told = {} if figure is None else figure.model_dump()
+        reason = skipped or (_WITHOUT.get(metric, "gave no figure") if figure is None else None)
+        records.append(
+            Measurement(
+                run=job.run,
+                row=job.row,
+                model=manifest.model.name,
+                stand_in=job.stand_in,
+                recipe=manifest.recipe,
+                selector=manifest.selection.rules if manifest.selection else "",
+                engine=manifest.engine,
+                artifact_sha256=artifact.sha256,
+                settings=manifest.settings,
+                metric=metric,
+                conditions=conditions,
+                published=job.published.get(metric),
+                skipped=reason,
+                **told,
+            )
+        )
+    return records
 
 
 def _here() -> Conditions:
@@ -243,11 +394,13 @@ def _ask_child(job: Job, artifact: Artifact, tokens: TokenSet) -> _Answer:
         folder = Path(name)
         question = _Question(
             artifact=artifact.path.resolve(),
-            metric=job.metric,
+            probe=job.probe,
             provider=job.provider,
             threads=job.threads or cpu.cores(),
             warmups=job.warmups,
             round=job.round,
+            new_tokens=job.new_tokens,
+            stop=job.stop,
             sequences=folder / "sequences.npz",
             answer=folder / "answer.json",
         )
@@ -257,7 +410,7 @@ def _ask_child(job: Job, artifact: Artifact, tokens: TokenSet) -> _Answer:
         if code is None:
             raise UnsupportedHere(f"no answer within {job.timeout_s:.0f} s")
         if not question.answer.is_file():
-            logger.debug("%s of %s: the child's output:\n%s", job.metric, job.row, _tail(output))
+            logger.debug("%s of %s: the child's output:\n%s", job.probe, job.row, _tail(output))
             raise UnsupportedHere(_cause_of_death(code, output))
         answer = _Answer.model_validate_json(question.answer.read_text())
     if answer.error is not None:
@@ -339,39 +492,51 @@ def _end_with_parent() -> None:
 
 def _answer(question: _Question) -> _Answer:
     artifact = load_artifact(question.artifact)
-    metric = METRICS[question.metric]
-    if not isinstance(metric, RunMetric):
-        raise InputError(f"{question.metric}: not a metric of a running artifact")
+    probe = PROBES[question.probe]
+    if not isinstance(probe, Probe):
+        raise InputError(f"{question.probe}: nothing of it is run")
     with np.load(question.sequences) as archive:
         sequences = tuple(archive[f"arr_{index}"] for index in range(len(archive.files)))
+    device_start_bytes = cuda.used_bytes() if question.provider == "cuda" else None
     versions = _import_runtime(artifact.manifest.kind)
     if artifact.manifest.kind == "onnx":
-        warm_up()
-    baseline_rss_bytes = footprint.rss_bytes()
-    session = open_session(artifact, provider=question.provider, threads=question.threads, observe=metric.observe)
+        warm_up(question.provider)
+    else:
+        torch_warm_up(question.provider)
     trial = Trial(
         sequences=sequences,
         warmups=question.warmups,
         round=question.round,
-        baseline_rss_bytes=baseline_rss_bytes,
+        baseline_rss_bytes=footprint.rss_bytes(),
+        new_tokens=question.new_tokens,
+        stop=question.stop,
+        folder=artifact.path,
+        device_start_bytes=device_start_bytes,
     )
-    samples = metric.run(session, trial)
-    conditions = _here().model_copy(
-        update={
-            "threads": session.threads,
-            "runtime": session.runtime,
-            "provider": session.provider,
-            "device": session.device,
-            "versions": versions,
-        }
-    )
-    return _Answer(
-        columns=samples.columns,
-        samples=samples.rows,
-        warmups=samples.warmups,
-        facts=samples.facts | session.facts(),
-        conditions=conditions,
-    )
+    conditions = _here()
+
+    def opened() -> Session:
+        """The session; what it ran under is kept, and the session is not, so that it can be freed."""
+        nonlocal conditions
+        session = open_session(
+            artifact, provider=question.provider, threads=question.threads, observe=probe.observe
+        )
+        conditions = _here().model_copy(
+            update={
+                "threads": session.threads,
+                "runtime": session.runtime,
+                "provider": session.provider,
+                "device": session.device,
+                "versions": versions,
+            }
+        )
+        return session
+
+    figures = {
+        metric: _Figure(columns=samples.columns, samples=samples.rows, warmups=samples.warmups, facts=samples.facts)
+        for metric, samples in probe.run(opened, trial).items()
+    }
+    return _Answer(figures=figures, conditions=conditions)
 
 
 def _import_runtime(kind: Literal["onnx", "torch"]) -> dict[str, str]:

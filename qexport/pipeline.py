@@ -1,4 +1,4 @@
-"""The verbs, as plain functions: the only module that knows in which order things happen."""
+"""The verbs on one artifact, as plain functions: in which order things happen. The comparison is built of them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import contextlib
 import gc
 import importlib.metadata
 import json
-import os
-import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
-from qexport import __version__, engines, progress, runtime, targets
+from qexport import __version__, engines, progress, targets
 from qexport.artifact import (
     MANIFEST_NAME,
     ONNX_DATA_NAME,
@@ -28,26 +25,18 @@ from qexport.artifact import (
     check_output,
     load_artifact,
     new_artifact,
-    sweep,
 )
-from qexport.errors import InputError, SelectionError, UnsupportedHere
+from qexport.errors import InputError, SelectionError
 from qexport.export import Exporter, export_model
 from qexport.inputs.bundled import bundled, find_bundled
-from qexport.inputs.experiment import Experiment, Row, default_experiment, load_experiment
 from qexport.inputs.models import ModelSource, load_tokenizer, locate_model
-from qexport.inputs.text import Text, TokenSet, load_text, make_sentences, make_windows
-from qexport.measure import METRICS, Job, RunMetric, measure_rounds
-from qexport.recipes import Fp32, OnnxSchemes, Recipe, recipe
-from qexport.record import Measurement
-from qexport.report import check_report_folder, write_report
+from qexport.inputs.text import Text, TokenSet, load_text, make_windows
+from qexport.recipes import Fp32, OnnxSchemes, Recipe, TorchSchemes, recipe
 from qexport.schemes import SchemeResult
 from qexport.schemes.bnb import Bnb
 from qexport.schemes.int8 import Int8
-from qexport.selection import Selection, Selector, WeightNode, parse_selector, weight_nodes
+from qexport.selection import Selection, Selector, WeightNode, weight_nodes
 from qexport.torch_runtime import parameter_count
-
-if TYPE_CHECKING:
-    from qexport.runtime import Provider
 
 REFERENCE = "reference"
 """The name of the bundled, really trained model."""
@@ -56,8 +45,6 @@ CALIBRATION_WINDOW = 512
 """Most tokens of a calibration window, BOS included; cut to the model's context."""
 CALIBRATION_WINDOWS = 64
 NO_OPTIONS: Mapping[str, object] = MappingProxyType({})
-LATENCY_ROUNDS = 3
-"""Fresh processes per artifact whose sentences are timed, the artifacts in turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +113,10 @@ def export(
         UnsupportedHere: the exporter cannot do this architecture.
     """
     check_output(folder, overwrite=overwrite)
-    return _export(_locate(model, revision, trust), folder, exporter, overwrite=overwrite)
+    return export_source(locate(model, revision, trust), folder, exporter, overwrite=overwrite)
 
 
-def _export(source: ModelSource, folder: Path, exporter: Exporter, *, overwrite: bool = False) -> Artifact:
+def export_source(source: ModelSource, folder: Path, exporter: Exporter, *, overwrite: bool = False) -> Artifact:
     with new_artifact(folder, overwrite=overwrite) as draft:
         report = export_model(source, draft.path, exporter=exporter)
         draft.finish(
@@ -174,13 +161,13 @@ def plan(
 
 
 def _onnx_scheme(chosen: Recipe) -> OnnxSchemes:
-    assert not isinstance(chosen.scheme, Fp32 | Bnb), f"{chosen.name} rewrites no graph"
+    assert not isinstance(chosen.scheme, Fp32 | TorchSchemes), f"{chosen.name} rewrites no graph"
     return chosen.scheme
 
 
 def _exporter(exporter: Exporter | None, chosen: Recipe) -> Exporter:
     """The exporter asked for, or the one whose graphs the recipe's target can run."""
-    if exporter is not None or isinstance(chosen.scheme, Fp32 | Bnb):
+    if exporter is not None or isinstance(chosen.scheme, Fp32 | TorchSchemes):
         return exporter or "fused"
     return targets.exporter_for(chosen.scheme.target)
 
@@ -235,26 +222,26 @@ def quantize(
     match chosen.scheme:
         case Fp32():
             raise InputError("fp32 is no quantization; use `qexport export`")
-        case Bnb():
+        case scheme if isinstance(scheme, TorchSchemes):
             _refuse_text(chosen, text)
             if _is_artifact(model):
                 raise InputError(
-                    f"{model}: bitsandbytes recipes start from the model itself, not from an ONNX artifact"
+                    f"{model}: recipes in PyTorch start from the model itself, not from an ONNX artifact"
                 )
-            source = _locate(model, revision, trust)
+            source = locate(model, revision, trust)
             info = _model_info(source, parameter_count(source.path))
-            return _apply_bnb(source, info, chosen, folder, overwrite=overwrite)
+            return apply_torch(source, info, chosen, folder, overwrite=overwrite)
         case scheme:
             targets.require(chosen)
-            _require_engine(chosen)
+            require_engine(chosen)
             if not scheme.calibration:
                 _refuse_text(chosen, text)
             with _fp32(model, _exporter(exporter, chosen), revision, trust) as parent:
-                tokens = _calibration_tokens(parent, text) if scheme.calibration else None
-                return _apply_onnx(parent, chosen, folder, selector=selector, tokens=tokens, overwrite=overwrite)
+                tokens = calibration_tokens(parent, text) if scheme.calibration else None
+                return apply_onnx(parent, chosen, folder, selector=selector, tokens=tokens, overwrite=overwrite)
 
 
-def _require_engine(chosen: Recipe) -> None:
+def require_engine(chosen: Recipe) -> None:
     if isinstance(chosen.scheme, Int8):
         engines.require(chosen.scheme.engine)
 
@@ -264,10 +251,10 @@ def _refuse_text(chosen: Recipe, text: Text | None) -> None:
         raise InputError(f"{chosen.name}: learns nothing from calibration text; leave it out")
 
 
-def _apply_bnb(
+def apply_torch(
     source: ModelSource, info: ModelInfo, chosen: Recipe, folder: Path, *, overwrite: bool = False
 ) -> Artifact:
-    assert isinstance(chosen.scheme, Bnb)
+    assert isinstance(chosen.scheme, TorchSchemes)
     with new_artifact(folder, overwrite=overwrite) as draft, progress.task(f"quantizing {chosen.name}"):
         result = chosen.scheme.apply(source, draft.path)
         draft.finish(
@@ -275,7 +262,7 @@ def _apply_bnb(
                 kind="torch",
                 model=info,
                 recipe=chosen.name,
-                engine="bitsandbytes",
+                engine="bitsandbytes" if result.quantized else "",
                 quantized=result.quantized,
                 settings=result.settings,
                 weight_bytes=result.weight_bytes,
@@ -285,7 +272,7 @@ def _apply_bnb(
     return load_artifact(folder)
 
 
-def _apply_onnx(
+def apply_onnx(
     parent: Artifact,
     chosen: Recipe,
     folder: Path,
@@ -341,224 +328,7 @@ def _manifest(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareOptions:
-    """Choices for a whole comparison."""
-
-    provider: Provider = "cpu"
-    threads: int | None = None
-    engine: str = "inc"
-    """Of the rows that do not name one."""
-    exporter: Exporter | None = None
-    """None takes the one whose graphs the provider can run."""
-    rounds: int = LATENCY_ROUNDS
-    keep_artifacts: bool = False
-    trust: Trust = Trust()
-
-
-def experiment_for(spec: str | None) -> Experiment:
-    """The experiment meant by a TOML file, a bundled experiment's name, a model, or nothing (the reference model).
-
-    Raises:
-        InputError: a file that is no experiment.
-    """
-    spec = spec or REFERENCE
-    if spec.endswith(".toml"):
-        return load_experiment(Path(spec))
-    if not Path(spec).exists() and (known := find_bundled(f"models/{spec}.toml")) is not None:
-        return load_experiment(known)
-    return default_experiment(spec)
-
-
-def only(experiment: Experiment, recipes: Sequence[str]) -> Experiment:
-    """The experiment with the rows of some recipes only.
-
-    Raises:
-        InputError: a recipe that does not exist, or that the experiment has no row of.
-    """
-    for name in recipes:
-        if recipe(name).name not in {row.recipe for row in experiment.rows}:
-            raise InputError(f"{name}: {experiment.title} has no row of this recipe")
-    return experiment.model_copy(update={"rows": tuple(row for row in experiment.rows if row.recipe in recipes)})
-
-
-def compare(
-    experiment: Experiment,
-    folder: Path,
-    *,
-    evaluation: Text | None = None,
-    calibration: Text | None = None,
-    options: CompareOptions = CompareOptions(),
-    overwrite: bool = False,
-) -> list[Measurement]:
-    """Take a model through the rows of an experiment, measure each, and write the report.
-
-    Args:
-        experiment: model, rows, texts and published figures.
-        folder: the report's folder.
-        evaluation: text to measure on; None takes the experiment's.
-        calibration: text for activation ranges; None takes the experiment's.
-        options: see :class:`CompareOptions`.
-        overwrite: replace a report that is there.
-
-    Returns:
-        One measurement for each row and metric, skipped ones included.
-
-    Raises:
-        QExportError: see the errors of the parts; a row that this machine cannot run is skipped with its reason.
-    """
-    check_report_folder(folder, overwrite=overwrite)
-    runtime.require_provider(options.provider)
-    wanted = _wanted_rows(experiment, options)
-    for row in wanted:
-        _require_engine(row.recipe)
-    evaluation = evaluation or load_text(experiment.evaluation_path)
-    calibration = calibration or load_text(experiment.calibration_path)
-    _keep_apart(evaluation, calibration)
-    source = _locate(experiment.model, experiment.revision, options.trust)
-    tokens = _evaluation_tokens(experiment, source, evaluation)
-    folder = Path(os.path.abspath(folder))  # noqa: PTH100 (as artifact.whole_folder takes it: links stay links)
-    with _work_folder(folder) as work:
-        fp32 = _export(source, work / "fp32", options.exporter or targets.exporter_for(options.provider))
-        rows = [_build_row(row, source, fp32, calibration, work=work, provider=options.provider) for row in wanted]
-        records = _measure_rows(experiment, rows, tokens, source.name, options)
-        write_report(records, folder, title=experiment.title, overwrite=overwrite)
-        if options.keep_artifacts:
-            work.rename(folder / "artifacts")
-    return records
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Wanted:
-    """A row of the table with what its words stand for."""
-
-    row: Row
-    recipe: Recipe
-    selector: Selector | None
-
-    @property
-    def label(self) -> str:
-        """The recipe, with its nodes where it takes a choice of them, and what else was chosen."""
-        nodes = [(self.selector or targets.default_selector(self.recipe)).label] if self.recipe.takes_nodes else []
-        notes = nodes + [_words(name, value) for name, value in self.row.options.items()]
-        return f"{self.recipe.name} ({', '.join(notes)})" if notes else self.recipe.name
-
-
-def _words(option: str, value: object) -> str:
-    """A choice in the words of a label: ``block size 64``, ``no smooth``."""
-    name = option.replace("_", " ")
-    if isinstance(value, bool):
-        return name if value else f"no {name}"
-    return f"{name} {value}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Built:
-    """A row of the table with its artifact, or the reason why there is none."""
-
-    wanted: _Wanted
-    artifact: Artifact | None
-    skipped: str = ""
-
-    @property
-    def label(self) -> str:
-        return self.wanted.label
-
-
-def _wanted_rows(experiment: Experiment, options: CompareOptions) -> list[_Wanted]:
-    """The rows of an experiment, read before any work is done on them."""
-    rows: list[_Wanted] = []
-    for row in experiment.rows:
-        wanted = _Wanted(
-            row=row,
-            recipe=_configured(recipe(row.recipe).configured(row.options), row, options),
-            selector=None if row.nodes is None else parse_selector(row.nodes),
-        )
-        if wanted.selector is not None and not wanted.recipe.takes_nodes:
-            raise InputError(f"{row.recipe}: has no choice of nodes; leave nodes out of its row")
-        if wanted.label in (other.label for other in rows):
-            raise InputError(f"{experiment.title}: two rows would be called {wanted.label}; leave one out")
-        rows.append(wanted)
-    return rows
-
-
-def _configured(chosen: Recipe, row: Row, options: CompareOptions) -> Recipe:
-    """A row's recipe with what holds for the whole comparison: engine and target."""
-    known = {"engine": options.engine, "target": options.provider}
-    if "per_token" in row.options:
-        del known["engine"]  # no engine writes it
-    more = {name: value for name, value in known.items() if name in chosen.scheme.OPTIONS and name not in row.options}
-    return chosen.configured(more)
-
-
-def _build_row(
-    wanted: _Wanted, source: ModelSource, fp32: Artifact, calibration: Text, *, work: Path, provider: Provider
-) -> _Built:
-    folder = work / re.sub(r"[^a-z0-9]+", "-", wanted.label.lower()).strip("-")
-    try:
-        artifact = _row_artifact(
-            wanted.recipe, wanted.selector, source, fp32, calibration, folder=folder, provider=provider
-        )
-    except UnsupportedHere as error:
-        return _Built(wanted=wanted, artifact=None, skipped=str(error))
-    return _Built(wanted=wanted, artifact=artifact)
-
-
-def _row_artifact(
-    chosen: Recipe,
-    selector: Selector | None,
-    source: ModelSource,
-    fp32: Artifact,
-    calibration: Text,
-    *,
-    folder: Path,
-    provider: Provider,
-) -> Artifact:
-    match chosen.scheme:
-        case Fp32():
-            return fp32
-        case Bnb() as scheme:
-            on_provider = replace(chosen, scheme=replace(scheme, provider=provider))
-            return _apply_bnb(source, fp32.manifest.model, on_provider, folder)
-        case scheme:
-            targets.require(chosen)
-            tokens = _calibration_tokens(fp32, calibration) if scheme.calibration else None
-            return _apply_onnx(fp32, chosen, folder, selector=selector, tokens=tokens)
-
-
-def _measure_rows(
-    experiment: Experiment, rows: list[_Built], tokens: dict[str, TokenSet], model: str, options: CompareOptions
-) -> list[Measurement]:
-    """Measure metric by metric, so that figures that are compared are taken close to each other."""
-    records = []
-    for name, metric in METRICS.items():
-        fed = tokens[metric.tokens] if isinstance(metric, RunMetric) else None
-        jobs = [
-            Job(
-                artifact=built.artifact.path,
-                row=built.label,
-                metric=name,
-                tokens=fed,
-                provider=options.provider,
-                threads=options.threads,
-                published=experiment.published_for(built.wanted.row, name),
-            )
-            for built in rows
-            if built.artifact is not None
-        ]
-        measured = measure_rounds(jobs, options.rounds if name == "latency_s" else 1)
-        by_row = {record.row: record for record in measured}
-        records += [by_row.get(built.label) or _skipped(built, name, model) for built in rows]
-    return records
-
-
-def _skipped(built: _Built, metric: str, model: str) -> Measurement:
-    return Measurement(
-        row=built.label, model=model, recipe=built.wanted.recipe.name, metric=metric, skipped=built.skipped
-    )
-
-
-def _locate(spec: str, revision: str | None, trust: Trust) -> ModelSource:
+def locate(spec: str, revision: str | None, trust: Trust) -> ModelSource:
     bundled_model = find_bundled(f"models/{REFERENCE}") if spec == REFERENCE and not Path(spec).exists() else None
     return locate_model(
         bundled_model or spec, revision=revision, allow_pickle=trust.allow_pickle, trust_remote_code=trust.remote_code
@@ -574,27 +344,13 @@ def _fp32(model: str, exporter: Exporter, revision: str | None, trust: Trust) ->
             raise InputError(f"{model}: is quantized already ({artifact.manifest.recipe}); start from an fp32 artifact")
         yield artifact
         return
-    source = _locate(model, revision, trust)
+    source = locate(model, revision, trust)
     with tempfile.TemporaryDirectory(prefix="qexport-") as work:
-        yield _export(source, Path(work) / "fp32", exporter)
+        yield export_source(source, Path(work) / "fp32", exporter)
 
 
 def _is_artifact(model: str) -> bool:
     return (Path(model) / MANIFEST_NAME).is_file()
-
-
-@contextlib.contextmanager
-def _work_folder(folder: Path) -> Iterator[Path]:
-    """A folder for artifacts beside the report, on the same disk; removed at the end, or by the next run if killed."""
-    place = folder.with_name(f"{folder.name}.work")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    sweep(place)
-    work = folder.parent / f".{place.name}.new-{os.getpid()}"
-    work.mkdir()
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _source_of(artifact: Artifact) -> ModelSource:
@@ -610,28 +366,11 @@ def _source_of(artifact: Artifact) -> ModelSource:
     )
 
 
-def _calibration_tokens(parent: Artifact, text: Text | None) -> TokenSet:
+def calibration_tokens(parent: Artifact, text: Text | None) -> TokenSet:
     source = _source_of(parent)
     text = text or load_text(bundled(CALIBRATION_TEXT))
     window = min(CALIBRATION_WINDOW, source.context_length)
     return make_windows(text, load_tokenizer(source), window=window, limit=CALIBRATION_WINDOWS)
-
-
-def _evaluation_tokens(experiment: Experiment, source: ModelSource, text: Text) -> dict[str, TokenSet]:
-    tokenizer, context = load_tokenizer(source), source.context_length
-    return {
-        "windows": make_windows(text, tokenizer, window=min(experiment.window, context), limit=experiment.windows),
-        "sentences": make_sentences(text, tokenizer, limit=experiment.sentences, max_tokens=context),
-    }
-
-
-def _keep_apart(evaluation: Text, calibration: Text) -> None:
-    both = set(evaluation.documents) & set(calibration.documents)
-    if both:
-        raise InputError(
-            f"{evaluation.origin} and {calibration.origin}: {len(both)} documents are in both; "
-            "quality must be measured on text that calibration never saw"
-        )
 
 
 def _copy_side_files(parent: Artifact, folder: Path) -> None:

@@ -13,6 +13,7 @@ from qexport.schemes.cast import Cast
 from qexport.schemes.four_bit_float import FourBitFloat
 from qexport.schemes.fp8 import Fp8
 from qexport.schemes.int8 import Dynamic, Int8, Static
+from qexport.schemes.torch_float import TorchFloat
 from qexport.schemes.weight_only import Awq, Gptq, Hqq, Rtn, WeightOnly
 from qexport.selection import ALL, BODY
 
@@ -36,7 +37,8 @@ class Fp32:
 
 
 OnnxSchemes = Int8 | WeightOnly | FourBitFloat | Fp8 | Cast
-Scheme = Fp32 | Bnb | OnnxSchemes
+TorchSchemes = Bnb | TorchFloat
+Scheme = Fp32 | TorchSchemes | OnnxSchemes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,11 @@ _TABLE = (
         summary="8-bit weights rounded to nearest, activations as they are",
     ),
     Recipe(
+        name="w8a16-gptq",
+        scheme=WeightOnly(bits=8, rounding=Gptq(), block_size=128, symmetric=False),
+        summary="8-bit weights by GPTQ, by calibration text",
+    ),
+    Recipe(
         name="w4a16-rtn",
         scheme=WeightOnly(bits=4, rounding=Rtn()),
         summary="4-bit weights rounded to nearest, activations as they are",
@@ -125,6 +132,8 @@ _TABLE = (
         nodes=BODY,
     ),
     Recipe(name="fp8", scheme=Fp8(), summary="FP8 E4M3 weights and activations"),
+    Recipe(name="torch-fp32", scheme=TorchFloat(compute="fp32"), summary="the model itself, in PyTorch"),
+    Recipe(name="torch-fp16", scheme=TorchFloat(compute="fp16"), summary="the model in float16, in PyTorch"),
     Recipe(name="bnb-int8", scheme=Bnb(kind="int8"), summary="bitsandbytes LLM.int8(), in PyTorch"),
     Recipe(name="bnb-nf4", scheme=Bnb(kind="nf4"), summary="bitsandbytes 4-bit NormalFloat, in PyTorch"),
     Recipe(name="bnb-fp4", scheme=Bnb(kind="fp4"), summary="bitsandbytes 4-bit floating point, in PyTorch"),

@@ -3,6 +3,7 @@
 Statistics are derived (``qexport.stats``), never stored. Format history:
 
 1: first version.
+2: ``run`` and ``stand_in``; metrics of generation and of whole sessions. Records of version 1 are read as they are.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from qexport.errors import InputError
 
-RECORD_SCHEMA = 1
+RECORD_SCHEMA = 2
 
 
 class Published(BaseModel):
@@ -62,19 +63,22 @@ class Conditions(BaseModel):
 class Measurement(BaseModel):
     """One metric of one artifact: the raw samples, or the reason why there are none.
 
-    ``samples`` holds one row per sample. Its columns are named by ``columns``: for ``perplexity`` and
-    ``sentence_perplexity`` ``("nll_nats", "tokens")``; for ``latency_s`` ``("latency_s", "tokens", "round")``;
-    for single figures (``disk_bytes``, ``weight_bytes``, ``peak_rss_bytes``, ``peak_device_bytes``) the metric's name.
+    ``samples`` holds one row per sample, whose columns ``columns`` names; :data:`qexport.catalogue.Form` says which a
+    metric has.
     """
 
     # A broken model scores NaN or infinity: that is a figure to keep, and JSON's null would not read back.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
-    schema_: Literal[1] = Field(default=1, alias="schema")
+    schema_: Literal[1, 2] = Field(default=2, alias="schema")
+    run: str = ""
+    """The comparison it belongs to: when that began, in UTC (``2026-11-22T07:35:55Z``). Ratios stay within one."""
     row: str
     """The row of the table: ``fp32``, ``int8-static (attention)``, ``bnb-nf4``."""
     model: str
     """Model id or folder name."""
+    stand_in: bool = False
+    """Random weights of the model's architecture: quality figures say nothing, published ones are of another model."""
     recipe: str
     selector: str = ""
     engine: str = ""
@@ -109,6 +113,12 @@ def write_records(path: Path, records: Iterable[Measurement]) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def append_records(path: Path, records: Iterable[Measurement]) -> None:
+    """Add records to the end of a file of JSON lines, which is made if it is not there."""
+    with path.open("a", encoding="utf-8") as handle:
+        handle.writelines(record.model_dump_json(by_alias=True) + "\n" for record in records)
 
 
 def read_records(path: Path) -> list[Measurement]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from qexport import cpu, cuda
+from qexport.decoding import Decoder, OrtDecoder
 from qexport.errors import ContractError, UnsupportedHere
 
 if TYPE_CHECKING:
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
     from qexport.artifact import Artifact, Manifest
 
 Provider = Literal["cpu", "cuda"]
-Observe = Literal["nothing", "kernels", "device memory"]
-"""What a session notes beside its work: the kernels that run, or the device memory they take; either costs time."""
+Observe = Literal["nothing", "kernels", "device memory", "warnings"]
+"""What a session notes beside its work, which costs time: the kernels that run, the device memory they take, or the
+runtime's warnings, on stderr."""
 
 INTEGER_MATMULS = frozenset(
     {"DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QAttention", "QGemm", "QLinearMatMul"}
@@ -47,6 +50,8 @@ _RELU = (
     b"b\x10\n\x01y\x12\x0b\n\t\x08\x01\x12\x05\n\x03\x12\x01nB\x04\n\x00\x10\r"
 )
 """An ONNX file of one node."""
+_DEVICE_FAILED = re.compile("allocate memory|out of memory|CUDA failure|CUDA error|cudaError", re.IGNORECASE)
+_LOG_WARNINGS, _LOG_ERRORS = 2, 3
 _PROBE_IDS = np.zeros((1, 2), np.int64)
 _COMPUTE_OPS = INTEGER_MATMULS | {
     "Attention",
@@ -95,8 +100,14 @@ class Session(Protocol):
     def logits(self, input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Next-token logits ``[batch, sequence, vocab]`` of ids ``[batch, sequence]`` without padding."""
 
+    def decoder(self, *, batch: int, capacity: int) -> Decoder:
+        """What generates for ``batch`` rows of at most ``capacity`` tokens each, prompts included."""
+
     def facts(self) -> dict[str, float | int | str]:
         """Plain facts of what ran, for the record."""
+
+    def device_bytes(self) -> int:
+        """Bytes of tensors held on the device now; needs ``observe``."""
 
     def peak_device_bytes(self) -> int:
         """Most bytes of tensors held on the device at once, the weights included; needs ``observe``."""
@@ -123,7 +134,13 @@ def open_session(
         from qexport.torch_runtime import TorchSession
 
         return TorchSession(artifact, provider=provider, threads=threads)
-    session = OrtSession(artifact.onnx_path, provider=provider, threads=threads, observe=observe)
+    session = OrtSession(
+        artifact.onnx_path,
+        provider=provider,
+        threads=threads,
+        observe=observe,
+        fused=artifact.manifest.exporter.startswith("fused"),
+    )
     if observe == "kernels":
         _compare_with_manifest(session, artifact)
     return session
@@ -161,11 +178,23 @@ def named_kernels(manifest: Manifest) -> dict[str, int]:
     return named
 
 
-def warm_up() -> None:
-    """Let ONNX Runtime read in its own code, 10 MB of it, so that what memory grows by later is the artifact's."""
+def warm_up(provider: Provider = "cpu") -> None:
+    """Let ONNX Runtime read in its own code, 10 MB of it, so that what memory grows by later is the artifact's.
+
+    On CUDA that makes the context too.
+
+    Raises:
+        ProviderUnavailable: the provider cannot be had.
+    """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(_RELU, providers=["CPUExecutionProvider"])
+    require_provider(provider)
+    if provider == "cuda":
+        _preload_cuda()
+    try:
+        session = onnxruntime.InferenceSession(_RELU, providers=[_PROVIDERS[provider]], enable_fallback=0)
+    except Exception as error:  # its errors have no class in common
+        raise ProviderUnavailable(f"--provider {provider}: onnxruntime cannot use it ({_first_line(error)})") from error
     session.run(None, {"x": np.zeros(1, np.float32)})
 
 
@@ -201,8 +230,12 @@ class OrtSession:
         provider: Provider = "cpu",
         threads: int | None = None,
         observe: Observe = "nothing",
+        fused: bool = False,
     ) -> None:
-        """Load ``path``; see :func:`open_session` for the arguments and errors."""
+        """Load ``path``; see :func:`open_session` for the arguments and errors.
+
+        ``fused`` says that attention is GroupQueryAttention, whose past and present may be one buffer.
+        """
         import onnxruntime
 
         require_provider(provider)
@@ -216,7 +249,8 @@ class OrtSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors: what it warns of is asked for and checked here
+        # Errors only, unless asked: what it warns of is checked here.
+        options.log_severity_level = _LOG_WARNINGS if observe == "warnings" else _LOG_ERRORS
         # Weights get memory of their own and not from the arena, which grows by powers of two: 12 MB less of 73.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         # Weights between DequantizeLinear and MatMul become MatMulNBits, by default with activations rounded to int8.
@@ -232,6 +266,8 @@ class OrtSession:
         self._meter = cuda.AllocationMeter() if metered else None
         provider_options = self._meter.provider_options() if self._meter else {}
         self._session = _load(path, options, _PROVIDERS[provider], provider_options)
+        # A graph that counts positions from the past's length would take the buffer's for it.
+        self._shares_cache = fused and any(tensor.name == "position_ids" for tensor in self.inputs)
         self._check_provider()
 
     def _check_provider(self) -> None:
@@ -274,6 +310,12 @@ class OrtSession:
         outputs = self.run(decoder_feeds(self.inputs, input_ids, None), ["logits"])
         return np.asarray(outputs["logits"], np.float32)
 
+    def decoder(self, *, batch: int, capacity: int) -> Decoder:
+        """See :meth:`Session.decoder`."""
+        return OrtDecoder(
+            self._session, batch=batch, capacity=capacity, shared=self._shares_cache, device=self.provider
+        )
+
     def quantized_kernels_run(self) -> dict[str, int]:
         """How many nodes of each of :data:`QUANTIZED_KERNELS` ran on two tokens; needs ``observe="kernels"``.
 
@@ -298,11 +340,18 @@ class OrtSession:
         """See :meth:`Session.facts`: ``integer_matmuls_run`` and its like where kernels were observed."""
         return dict(self._facts)
 
+    def device_bytes(self) -> int:
+        """See :meth:`Session.device_bytes`; needs ``observe="device memory"`` on CUDA."""
+        return self._metered().current_bytes
+
     def peak_device_bytes(self) -> int:
         """See :meth:`Session.peak_device_bytes`; needs ``observe="device memory"`` on CUDA."""
+        return self._metered().peak_bytes
+
+    def _metered(self) -> cuda.AllocationMeter:
         if self._meter is None:
             raise ContractError(f"{self.path}: device memory was not observed; open it with observe='device memory'")
-        return self._meter.peak_bytes
+        return self._meter
 
 
 def _preload_cuda() -> None:
@@ -331,6 +380,8 @@ def _load(path: Path, options: Any, provider: str, provider_options: dict[str, s
     except state.NotImplemented as error:
         raise UnsupportedHere(f"{path}: onnxruntime has no kernel for it here ({_first_line(error)})") from error
     except failures as error:
+        if _DEVICE_FAILED.search(str(error)):
+            raise UnsupportedHere(f"{path}: the device failed while loading it ({_first_line(error)})") from error
         raise ContractError(f"{path}: onnxruntime cannot load it ({_first_line(error)})") from error
 
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from qexport.errors import UnsupportedHere
-from qexport.recipes import Fp32, Recipe
-from qexport.schemes.bnb import Bnb
+from qexport.recipes import Fp32, Recipe, TorchSchemes
 from qexport.schemes.fp8 import Fp8
 from qexport.schemes.int8 import Int8
 from qexport.schemes.weight_only import WeightOnly
@@ -60,7 +59,7 @@ def require(recipe: Recipe) -> None:
     Raises:
         UnsupportedHere: it has none.
     """
-    if isinstance(recipe.scheme, Fp32 | Bnb):
+    if isinstance(recipe.scheme, Fp32 | TorchSchemes):
         return
     reason = REFUSED[recipe.scheme.target].get(recipe.name)
     if reason is not None:

@@ -1,16 +1,18 @@
-"""bitsandbytes models in torch: loading them, and looking at what really became quantized."""
+"""Models in torch, plain ones and those of bitsandbytes: loading, running, and what really became quantized."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from collections.abc import Mapping
 from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from qexport import cpu
+from qexport.decoding import last_real, positions
 from qexport.errors import ContractError, UnsupportedHere
 from qexport.runtime import Provider, ProviderUnavailable
 
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 BLOCK_SIZE = 64
 """Weights that share one scale in bitsandbytes' 4-bit formats."""
 
+Compute = Literal["fp32", "fp16"]
+"""The type of arithmetic, and of the weights that are not quantized."""
+
+_HEADER_LENGTH_BYTES = 8
 _PACKED_ROWS = 32
 _NOISE = {
     "bitsandbytes.autograd._functions": "MatMul8bitLt: inputs will be cast",  # on every call, by design of LLM.int8
@@ -33,7 +39,7 @@ _NOISE = {
 
 
 class TorchSession:
-    """One bitsandbytes artifact, loaded by transformers."""
+    """One artifact of kind ``torch``, loaded by transformers."""
 
     def __init__(self, artifact: Artifact, *, provider: Provider = "cpu", threads: int | None = None) -> None:
         """Load an artifact and compare its quantized modules with the manifest.
@@ -51,7 +57,8 @@ class TorchSession:
         self.runtime = f"torch {torch.__version__}"
         self.device = torch.cuda.get_device_name() if provider == "cuda" else ""
         torch.set_num_threads(self.threads)
-        self._model = load_quantized(artifact.path, provider=provider)
+        compute: Any = artifact.manifest.settings.get("compute", "fp32")
+        self._model = load_model(artifact.path, provider=provider, compute=compute)
         if provider == "cuda":
             # Loading stages weights in full precision; the peak of interest is that of running.
             torch.cuda.empty_cache()
@@ -62,6 +69,11 @@ class TorchSession:
     def logits(self, input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """See :meth:`qexport.runtime.Session.logits`."""
         return torch_logits(self._model, input_ids)
+
+    def decoder(self, *, batch: int, capacity: int) -> TorchDecoder:
+        """See :meth:`qexport.runtime.Session.decoder`; transformers' cache grows by itself."""
+        del batch, capacity
+        return TorchDecoder(self._model)
 
     def facts(self) -> dict[str, float | int | str]:
         """How many 4-bit modules did not run as bitsandbytes runs them everywhere.
@@ -75,11 +87,82 @@ class TorchSession:
             "one_row_modules": sum(map(_is_one_row, modules)),
         }
 
+    def device_bytes(self) -> int:
+        """``torch.cuda.memory_allocated()``."""
+        import torch
+
+        return torch.cuda.memory_allocated()
+
     def peak_device_bytes(self) -> int:
         """``torch.cuda.max_memory_allocated()`` since the weights were loaded, these included."""
         import torch
 
         return torch.cuda.max_memory_allocated()
+
+
+class TorchDecoder:
+    """A decoder over transformers' own cache; see :class:`qexport.decoding.Decoder`."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self._past: Any = None
+        self._mask: Any = None
+        self._positions: Any = None
+
+    def begin(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :meth:`qexport.decoding.Decoder.begin`."""
+        import torch
+
+        device = self._model.device
+        self._past = None
+        self._mask = torch.from_numpy(attention_mask).to(device)
+        where = torch.from_numpy(positions(attention_mask)).to(device)
+        self._positions = where.max(dim=1, keepdim=True).values
+        logits = self._run(torch.from_numpy(input_ids).to(device), where)
+        last = torch.from_numpy(last_real(attention_mask)).to(device)
+        return _chosen(logits[torch.arange(len(last), device=device), last])
+
+    def step(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :meth:`qexport.decoding.Decoder.step`."""
+        import torch
+
+        self._mask = torch.cat([self._mask, self._mask.new_ones((len(tokens), 1))], dim=1)
+        self._positions = self._positions + 1
+        ids = torch.from_numpy(tokens[:, None]).to(self._model.device)
+        return _chosen(self._run(ids, self._positions)[:, 0])
+
+    def _run(self, ids: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        given = {"position_ids": where} if self._takes_positions else {}
+        with torch.inference_mode():
+            output = self._model(
+                input_ids=ids, attention_mask=self._mask, past_key_values=self._past, use_cache=True, **given
+            )
+        self._past = output.past_key_values
+        logits: torch.Tensor = output.logits
+        return logits
+
+
+def _chosen(logits: torch.Tensor) -> NDArray[np.int64]:
+    """The token of most likelihood of each row, on the host: so a step ends when it is known."""
+    tokens: NDArray[np.int64] = logits.argmax(dim=-1).cpu().numpy()
+    return tokens
+
+
+def torch_warm_up(provider: Provider) -> None:
+    """Make the context on the device, with one small product, so that what memory grows by later is the artifact's.
+
+    Raises:
+        ProviderUnavailable: torch cannot run on ``provider``.
+    """
+    import torch
+
+    require_torch_provider(provider)
+    if provider == "cuda":
+        block = torch.ones((16, 16), dtype=torch.float16, device="cuda")
+        torch.mm(block, block).cpu()
 
 
 def require_torch_provider(provider: Provider) -> None:
@@ -97,43 +180,84 @@ def require_torch_provider(provider: Provider) -> None:
         )
 
 
-def load_quantized(
-    folder: Path, *, provider: Provider, quantization: BitsAndBytesConfig | None = None, safetensors: bool = True
+def load_model(
+    folder: Path,
+    *,
+    provider: Provider,
+    compute: Compute = "fp32",
+    quantization: BitsAndBytesConfig | None = None,
+    safetensors: bool = True,
 ) -> PreTrainedModel:
-    """Load a causal language model whose linear layers bitsandbytes holds.
+    """Load a causal language model, whose linear layers bitsandbytes may hold.
 
     Args:
         folder: a model in the Hugging Face layout.
         provider: where its weights go.
-        quantization: how to quantize weights in full precision; None where the folder holds quantized ones.
+        compute: of arithmetic, and of the weights that are not quantized.
+        quantization: how to quantize weights in full precision; None where the folder holds quantized ones, or to
+            leave them as they are.
         safetensors: refuse pickled weights.
 
     Raises:
         UnsupportedHere: bitsandbytes is not installed, or has no kernels for this machine.
     """
-    import torch
-
     _hush()
     try:
         import bitsandbytes  # noqa: F401
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
     except ImportError as error:
         raise UnsupportedHere(
-            f"bitsandbytes rows need bitsandbytes ({error}); install qexport[cpu] or [gpu]"
+            f"rows in PyTorch need transformers and bitsandbytes ({error}); install qexport[cpu] or [gpu]"
         ) from error
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    # torch's own fused attention leaves a soft cap out in silence.
+    attention = {"attn_implementation": "eager"} if getattr(config, "attn_logit_softcapping", None) else {}
     factory: Any = AutoModelForCausalLM
     model: PreTrainedModel = factory.from_pretrained(
         folder,
-        dtype=torch.float32,  # LLM.int8 would set the layers it leaves alone to float16
+        dtype=torch_dtype(compute),  # LLM.int8 would set the layers it leaves alone to float16
         device_map={"": "cpu" if provider == "cpu" else 0},
         use_safetensors=safetensors,
         local_files_only=True,
+        **attention,
         **({"quantization_config": quantization} if quantization is not None else {}),
     )
     for module in model.modules():
         _avoid_packing(module)
         _avoid_rows(module)
     return model
+
+
+def torch_dtype(compute: Compute) -> torch.dtype:
+    import torch
+
+    return torch.float32 if compute == "fp32" else torch.float16
+
+
+def stored_tensor_bytes(folder: Path) -> int:
+    """Bytes of all tensors in a folder's safetensors files: weights with their scales and states, tied ones once.
+
+    Such a file is the length of its header, the header, and the tensors.
+    """
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as handle:
+            header = int.from_bytes(handle.read(_HEADER_LENGTH_BYTES), "little")
+        total += path.stat().st_size - _HEADER_LENGTH_BYTES - header
+    return total
+
+
+def torch_versions() -> dict[str, str]:
+    """Versions of what a model in torch was made with."""
+    import bitsandbytes
+    import torch
+    import transformers
+
+    return {
+        "bitsandbytes": bitsandbytes.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 def torch_logits(model: PreTrainedModel, input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -164,7 +288,12 @@ def parameter_count(folder: Path) -> int:
     """Number of weights of the model whose configuration lies in ``folder``, tied ones counted once."""
     from transformers import AutoConfig
 
-    return sum(weight.numel() for weight in _without_weights(AutoConfig.from_pretrained(folder)).parameters())
+    return parameters_of(AutoConfig.from_pretrained(folder))
+
+
+def parameters_of(config: PretrainedConfig) -> int:
+    """Number of weights of a model of this configuration, tied ones counted once."""
+    return sum(weight.numel() for weight in _without_weights(config).parameters())
 
 
 def _without_weights(config: PretrainedConfig) -> PreTrainedModel:

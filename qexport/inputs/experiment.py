@@ -4,32 +4,43 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from qexport.catalogue import require_known
 from qexport.errors import InputError, near_names
 from qexport.inputs.bundled import bundled
+from qexport.inputs.figures import parse_figures
 from qexport.record import Published
 
-MIB = 1 << 20
 Positive = Annotated[int, Field(gt=0)]
-PositiveFigure = Annotated[float, Field(gt=0)]
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+def _figures(values: object) -> dict[str, float]:
+    # pydantic turns a ValueError into an error that knows its place in the file.
+    try:
+        return parse_figures(values)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+
+
+PublishedFigures = Annotated[dict[str, float], BeforeValidator(_figures)]
+"""What somebody else published for one row: figures in the units of :mod:`qexport.catalogue`, by metric."""
 
 
 class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PublishedFigures(_Value):
-    """What somebody else published for one row, in the units they used."""
-
-    memory_mib: PositiveFigure | None = None
-    """Mebibytes of the weights (and of what else the source counted with them); shown beside ``weight_bytes``."""
-    disk_bytes: PositiveFigure | None = None
-    latency_s: PositiveFigure | None = None
-    perplexity: PositiveFigure | None = None
-    sentence_perplexity: PositiveFigure | None = None
 
 
 class PublishedSource(_Value):
@@ -45,7 +56,8 @@ class Row(_Value):
     """Roles or names; None takes the nodes that the recipe is for."""
     options: dict[str, bool | int | float | str] = {}
     """Choices among the options of the recipe, by name: ``{ block_size = 64 }``."""
-    published: PublishedFigures = PublishedFigures()
+    published: PublishedFigures = {}
+    """In the file a figure is a number in the metric's unit, or a text with its own: ``"486.70 MiB"``, ``"239 ms"``."""
 
 
 class TextPaths(_Value):
@@ -53,6 +65,41 @@ class TextPaths(_Value):
 
     evaluation: Path | None = None
     calibration: Path | None = None
+
+
+class Generation(_Value):
+    """How new tokens are made where their speed is measured: greedy, the same number in every row."""
+
+    prompts: Path | None = None
+    """Prompts instead of the bundled ones."""
+    new_tokens: Annotated[int, Field(ge=2)] = 32
+    """Tokens made after each prompt; from the second on they have a latency of their own."""
+    chat: bool = False
+    """Each prompt is a user's message, put into the tokenizer's chat template."""
+
+
+class SessionPlan(_Value):
+    """The one question of a whole session: load, answer, free."""
+
+    prompt: Words
+    expected: tuple[Words, ...] = ()
+    """Answers that are correct, any of them; none where correctness is not judged."""
+    max_tokens: Positive = 64
+    """Most tokens of the answer."""
+    chat: bool = False
+
+
+class Architecture(BaseModel):
+    """The real model's shapes, for a stand-in with random weights where the model is out of reach."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    model_type: Words
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What ``AutoConfig.for_model`` takes, ``model_type`` among it."""
+        return self.model_dump()
 
 
 class Experiment(_Value):
@@ -63,8 +110,14 @@ class Experiment(_Value):
     """A hub id, or the absolute path of a local folder."""
     revision: str | None = None
     rows: tuple[Row, ...] = Field(min_length=1)
+    metrics: tuple[str, ...] | None = None
+    """Names of :mod:`qexport.catalogue`; None leaves the choice to the comparison."""
     published: PublishedSource | None = None
     text: TextPaths = TextPaths()
+    generation: Generation = Generation()
+    session: SessionPlan | None = None
+    """None asks the first of the prompts."""
+    architecture: Architecture | None = None
     window: Annotated[int, Field(ge=3)] = 512
     """Most tokens of a window, BOS included; cut to the model's context."""
     windows: Positive | None = None
@@ -72,13 +125,29 @@ class Experiment(_Value):
     sentences: Positive = 64
     """Most sentences of the evaluation text."""
 
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is None:
+            return None
+        if not names:
+            raise ValueError("no metric is named; name one, or leave the key out")
+        try:
+            require_known(names)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice} is there twice; leave one out")
+        return names
+
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
         keys = [(row.recipe, row.nodes, row.options) for row in self.rows]
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
             raise ValueError(f"the row {' '.join(filter(None, twice[:2]))} is there twice")
-        if self.published is None and any(row.published.model_fields_set for row in self.rows):
+        if self.published is None and any(row.published for row in self.rows):
             raise ValueError("rows have published figures, but [published] names no source")
         return self
 
@@ -97,15 +166,16 @@ class Experiment(_Value):
         """The text that activation ranges are taken from."""
         return self.text.calibration or bundled("calibration/calibration.jsonl")
 
+    @property
+    def prompts_path(self) -> Path:
+        """The prompts that new tokens are made after."""
+        return self.generation.prompts or bundled("calibration/prompts.txt")
+
     def published_for(self, row: Row, metric: str) -> Published | None:
         """The figure published for a row and a metric, in that metric's unit."""
-        if self.published is None:
+        if self.published is None or metric not in row.published:
             return None
-        if metric == "weight_bytes":
-            value = None if row.published.memory_mib is None else row.published.memory_mib * MIB
-        else:
-            value = row.published.model_dump().get(metric)
-        return None if value is None else Published(value=value, source=self.published.source)
+        return Published(value=row.published[metric], source=self.published.source)
 
 
 DEFAULT_ROWS = (
@@ -118,12 +188,15 @@ DEFAULT_ROWS = (
     Row(recipe="int8-static", nodes="attention"),
     Row(recipe="fp8"),
     Row(recipe="w8a16-rtn"),
+    Row(recipe="w8a16-gptq"),
     Row(recipe="w4a16-rtn"),
     Row(recipe="w4a16-hqq"),
     Row(recipe="w4a16-gptq"),
     Row(recipe="w4a16-awq"),
     Row(recipe="nf4"),
     Row(recipe="fp4"),
+    Row(recipe="torch-fp32"),
+    Row(recipe="torch-fp16"),
     Row(recipe="bnb-int8"),
     Row(recipe="bnb-nf4"),
     Row(recipe="bnb-fp4"),
@@ -138,7 +211,7 @@ def default_experiment(model_spec: str) -> Experiment:
 
 
 def load_experiment(path: Path) -> Experiment:
-    """Read an experiment. Its model and texts may be given relative to the file.
+    """Read an experiment. Its model, texts and prompts may be given relative to the file.
 
     Raises:
         InputError: no TOML file, unknown or missing keys, or values of the wrong kind; the message names the first.
@@ -161,12 +234,16 @@ def _resolved(experiment: Experiment, folder: Path) -> Experiment:
     text = experiment.text
     paths = {name: folder / value for name in TextPaths.model_fields if (value := getattr(text, name)) is not None}
     update: dict[str, object] = {"text": TextPaths(**paths)}
+    if experiment.generation.prompts is not None:
+        prompts = folder / experiment.generation.prompts
+        update["generation"] = experiment.generation.model_copy(update={"prompts": prompts})
     if model.is_dir():
         update["model"] = str(model.resolve())
     return experiment.model_copy(update=update)
 
 
-_KEYS = {name for kind in (Experiment, Row, PublishedFigures, PublishedSource, TextPaths) for name in kind.model_fields}
+_KINDS = (Experiment, Row, PublishedSource, TextPaths, Generation, SessionPlan, Architecture)
+_KEYS = {name for kind in _KINDS for name in kind.model_fields}
 
 
 def _first_reason(error: ValidationError) -> str:
@@ -176,4 +253,7 @@ def _first_reason(error: ValidationError) -> str:
         return f"unknown key {place}; {near_names(str(first['loc'][-1]), _KEYS)}"
     if first["type"] == "missing":
         return f"the key {place} is missing; add it"
-    return f"{place}: {first['msg']}; correct it" if place else f"{first['msg']}; correct it"
+    reason = first["msg"].removeprefix("Value error, ")
+    if ";" not in reason:
+        reason += "; correct it"
+    return f"{place}: {reason}" if place else reason

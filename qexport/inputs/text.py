@@ -1,6 +1,7 @@
 """Text, and the token sequences made from it: windows for perplexity and calibration, sentences for latency.
 
-Every recipe of a table is fed the same :class:`TokenSet`; its digest is part of a measurement's conditions.
+Prompts, which become token sequences too, are read by ``qexport.inputs.prompts``. Every recipe of a table is fed the
+same :class:`TokenSet`; its digest is part of a measurement's conditions.
 """
 
 from __future__ import annotations
@@ -49,12 +50,12 @@ class Text:
 class TokenSet:
     """Token sequences that every variant of a model is fed, one by one and in order."""
 
-    kind: Literal["windows", "sentences"]
+    kind: Literal["windows", "sentences", "prompts"]
     origin: str
     description: str
     """How they were made: ``windows of at most 256 tokens``, ``sentences``."""
     sequences: tuple[NDArray[np.int64], ...]
-    """Each ``[tokens]``, at least :data:`MIN_TOKENS` long."""
+    """Each ``[tokens]``, at least :data:`MIN_TOKENS` long; a prompt, of which nothing is scored, may be shorter."""
 
     @property
     def sha256(self) -> str:
@@ -81,27 +82,53 @@ def load_text(path: Path) -> Text:
     Raises:
         InputError: no such file, not UTF-8, another form, or nothing but white space.
     """
-    readers = {".txt": _txt_documents, ".jsonl": _jsonl_documents, ".json": _json_documents}
+    readers = {".txt": _txt_documents, ".jsonl": _json_documents, ".json": _json_documents}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path}: unknown kind of text; use {', '.join(readers)}")
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 (byte {error.start}); convert it first") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    documents = tuple(document.strip("\n") for document in reader(path, content) if document.strip())
+    documents = tuple(document.strip("\n") for document in reader(path) if document.strip())
     if not documents:
         raise InputError(f"{path}: holds no text; give a file with some prose in it")
     return Text(origin=path.name, documents=documents)
 
 
-def _txt_documents(_path: Path, content: str) -> Iterable[str]:
-    return re.split(rf"^[ \t]*{re.escape(DOCUMENT_END)}[ \t]*$", content, flags=re.MULTILINE)
+def _txt_documents(path: Path) -> Iterable[str]:
+    return re.split(rf"^[ \t]*{re.escape(DOCUMENT_END)}[ \t]*$", read_utf8(path), flags=re.MULTILINE)
 
 
-def _jsonl_documents(path: Path, content: str) -> Iterator[str]:
+def _json_documents(path: Path) -> Iterator[str]:
+    for place, value in read_json_values(path):
+        text = value.get("text") if isinstance(value, dict) else value
+        if not isinstance(text, str):
+            raise InputError(f'{place}: neither a string nor an object with a string under "text"; correct that')
+        yield text
+
+
+def read_utf8(path: Path) -> str:
+    """The content of a text file, without a byte order mark.
+
+    Raises:
+        InputError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 (byte {error.start}); convert it first") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def read_json_values(path: Path) -> Iterator[tuple[str, Any]]:
+    """The values of a ``.jsonl`` file, one a line, or of the list in a ``.json`` file, each with its place in words.
+
+    Raises:
+        InputError: no such file, not UTF-8, not JSON, or no list.
+    """
+    content = read_utf8(path)
+    return _jsonl_values(path, content) if path.suffix.lower() == ".jsonl" else _json_values(path, content)
+
+
+def _jsonl_values(path: Path, content: str) -> Iterator[tuple[str, Any]]:
     # Only "\n" ends a line of JSON lines: str.splitlines() would also cut at U+2028 inside a string.
     for number, line in enumerate(content.split("\n"), start=1):
         if line.strip():
@@ -109,10 +136,10 @@ def _jsonl_documents(path: Path, content: str) -> Iterator[str]:
                 value = json.loads(line)
             except ValueError as error:
                 raise InputError(f"{path}:{number}: not a line of JSON ({error}); correct that line") from error
-            yield _document(value, f"{path}:{number}")
+            yield f"{path}:{number}", value
 
 
-def _json_documents(path: Path, content: str) -> Iterator[str]:
+def _json_values(path: Path, content: str) -> Iterator[tuple[str, Any]]:
     try:
         values = json.loads(content) if content.strip() else []
     except ValueError as error:
@@ -120,14 +147,7 @@ def _json_documents(path: Path, content: str) -> Iterator[str]:
     if not isinstance(values, list):
         raise InputError(f"{path}: holds no list; give a list of strings or of objects with a text")
     for number, value in enumerate(values):
-        yield _document(value, f"{path}: item {number}")
-
-
-def _document(value: Any, place: str) -> str:
-    text = value.get("text") if isinstance(value, dict) else value
-    if not isinstance(text, str):
-        raise InputError(f'{place}: neither a string nor an object with a string under "text"; correct that')
-    return text
+        yield f"{path}: item {number}", value
 
 
 def load_dataset_text(spec: str) -> Text:
@@ -193,12 +213,12 @@ def make_windows(text: Text, tokenizer: PreTrainedTokenizerBase, *, window: int,
     """
     if window < MIN_TOKENS:
         raise InputError(f"a window of {window} tokens scores nothing; use at least {MIN_TOKENS}")
-    bos = _bos(tokenizer)
+    bos = bos_ids(tokenizer)
     body = window - len(bos)
     sequences: list[NDArray[np.int64]] = []
     total = 0
     for document in text.documents:
-        ids = _encode(tokenizer, document)
+        ids = encode(tokenizer, document)
         total += len(ids)
         pieces = (bos + ids[start : start + body] for start in range(0, len(ids), body))
         sequences += [np.array(piece, np.int64) for piece in pieces if len(piece) >= MIN_TOKENS]
@@ -233,11 +253,11 @@ def make_sentences(
     Raises:
         InputError: no sentence is long enough.
     """
-    bos = _bos(tokenizer)
+    bos = bos_ids(tokenizer)
     sequences = []
     for document in text.documents:
         for sentence in split_sentences(document):
-            ids = (bos + _encode(tokenizer, sentence))[:max_tokens]
+            ids = (bos + encode(tokenizer, sentence))[:max_tokens]
             if len(ids) >= MIN_TOKENS:
                 sequences.append(np.array(ids, np.int64))
     if not sequences:
@@ -262,12 +282,14 @@ def split_sentences(document: str) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What every sequence begins with: BOS, or nothing where the tokenizer has none."""
     bos: int | None = tokenizer.bos_token_id
     return [] if bos is None else [bos]
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The token ids of a text, with nothing added to them."""
     # verbose=False: a document longer than the context is cut into windows here, so the warning would be false.
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids

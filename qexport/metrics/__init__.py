@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
+
+    from qexport.runtime import Session
 
 Rows = tuple[tuple[float, ...], ...]
 
@@ -24,6 +29,14 @@ class Trial:
     """Which of several fresh processes this is."""
     baseline_rss_bytes: int
     """Resident memory with the libraries imported and nothing loaded."""
+    new_tokens: int = 0
+    """To generate after each sequence; with ``stop`` at most so many."""
+    stop: tuple[int, ...] = ()
+    """Tokens that end an answer."""
+    folder: Path | None = None
+    """The artifact's, whose files are read."""
+    device_start_bytes: int | None = None
+    """In use on the device before the runtime touched it; None without a device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,3 +47,20 @@ class Samples:
     rows: Rows
     warmups: Rows = ()
     facts: dict[str, float | int | str] = field(default_factory=dict)
+
+
+Open = Callable[[], "Session"]
+"""Loads the artifact."""
+Run = Callable[[Open, Trial], Mapping[str, Samples]]
+"""What one fresh process does: the figures it yields, by metric."""
+
+
+def once(metric: str, score: Callable[[Session, Trial], Samples]) -> Run:
+    """A run of one metric on an opened session, whose facts are kept with the samples."""
+
+    def run(open_session: Open, trial: Trial) -> Mapping[str, Samples]:
+        session = open_session()
+        samples = score(session, trial)
+        return {metric: replace(samples, facts=samples.facts | session.facts())}
+
+    return run

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qexport.metrics import Samples, Trial
+from qexport.metrics import Open, Samples, Trial
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from qexport.artifact import Artifact
     from qexport.runtime import Session
 
@@ -29,31 +31,32 @@ def weight_bytes(artifact: Artifact) -> int:
     return artifact.manifest.weight_bytes
 
 
-def peak_rss(session: Session, trial: Trial) -> Samples:
-    """Most memory this process ever held resident: libraries, loading, and a few sentences.
+def resident(open_session: Open, trial: Trial) -> Mapping[str, Samples]:
+    """Resident memory of this process: what loading adds, the peak, and what is private and shared in the end.
 
-    The fact ``baseline_rss_bytes`` is what the libraries alone took.
+    The fact ``baseline_rss_bytes`` is what the libraries alone took; it is in the peak, not in what loading adds.
     """
+    session = open_session()
+    loaded = max(0, rss_bytes() - trial.baseline_rss_bytes)
     _run_some(session, trial)
+    private, shared = private_and_shared_bytes()
+    figures = {
+        "loaded_rss_bytes": loaded,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "final_private_bytes": private,
+        "final_shared_bytes": shared,
+    }
     facts: dict[str, float | int | str] = {"baseline_rss_bytes": trial.baseline_rss_bytes}
-    return Samples(columns=("peak_rss_bytes",), rows=((float(peak_rss_bytes()),),), facts=facts)
+    return {name: Samples(columns=(name,), rows=((float(value),),), facts=facts) for name, value in figures.items()}
 
 
-def loaded_rss(session: Session, trial: Trial) -> Samples:
-    """Resident memory that loading the artifact added, weights and what the runtime made of them: nothing has run yet.
-
-    The fact ``baseline_rss_bytes`` is what the libraries alone took; it is not in the figure.
-    """
-    del session  # it is held by the caller
-    added = rss_bytes() - trial.baseline_rss_bytes
-    facts: dict[str, float | int | str] = {"baseline_rss_bytes": trial.baseline_rss_bytes}
-    return Samples(columns=("loaded_rss_bytes",), rows=((float(max(0, added)),),), facts=facts)
-
-
-def peak_device(session: Session, trial: Trial) -> Samples:
-    """Most bytes of tensors held on the device at once while a few sentences ran, the weights included."""
+def on_device(open_session: Open, trial: Trial) -> Mapping[str, Samples]:
+    """Bytes of tensors on the device: after loading, and the most at once while a few sentences ran."""
+    session = open_session()
+    loaded = session.device_bytes()
     _run_some(session, trial)
-    return Samples(columns=("peak_device_bytes",), rows=((float(session.peak_device_bytes()),),))
+    figures = {"loaded_device_bytes": loaded, "peak_device_bytes": session.peak_device_bytes()}
+    return {name: Samples(columns=(name,), rows=((float(value),),)) for name, value in figures.items()}
 
 
 def _run_some(session: Session, trial: Trial) -> None:
@@ -77,6 +80,14 @@ def peak_rss_bytes() -> int:
 def rss_bytes() -> int:
     """Memory of this process that is resident now; on other systems than Linux its high-water mark so far."""
     return _status_bytes("VmRSS") if _STATUS.is_file() else peak_rss_bytes()
+
+
+def private_and_shared_bytes() -> tuple[int, int]:
+    """Resident memory of pages that this process alone maps, and of all others."""
+    import psutil
+
+    memory = psutil.Process().memory_full_info()
+    return memory.uss, max(0, memory.rss - memory.uss)
 
 
 def _status_bytes(key: str) -> int:

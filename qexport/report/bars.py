@@ -1,66 +1,162 @@
-"""The chart of the kinds of memory."""
+"""Bar charts: a panel for each metric of a group, rows down."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
+from qexport.catalogue import Group
 from qexport.report import words
-from qexport.report.palette import NARROW, Spec, gutter_width, hue_scale, row_axis, row_datum, tooltip
-from qexport.report.table import COLUMN, Size, Table
+from qexport.report.figures import Answer, Estimate, Figure, Latency, Repeated, Size, plain, plain_ratio
+from qexport.report.palette import NARROW, Spec, gutter_width, hues, row_axis, row_datum, tooltip
+from qexport.report.table import Column, Row, Table
+from qexport.stats import Interval
 
-MEMORY = ("disk_bytes", "weight_bytes", "peak_rss_bytes", "peak_device_bytes")
-_FIGURES = 70
+_FIGURES = 62
 """Pixels right of a bar for its figure."""
+_LEAST = 178
+"""Pixels the narrowest panel takes, figures included."""
+_MOST_ABREAST = 4
 
 
-def memory(table: Table, width: int) -> Spec | None:
-    """Each kind of memory in a panel and on a scale of its own, because they are never to be added or compared."""
-    metrics = [metric for metric in MEMORY if any(isinstance(row.figure(metric), Size) for row in table.rows)]
-    if not metrics:
+def bars(table: Table, width: int, *, group: Group) -> Spec | None:
+    """Each metric of a group in a panel and on a scale of its own, because they are never to be added or compared."""
+    columns = [column for column in table.columns if column.group == group and _drawable(table, column)]
+    if not columns:
         return None
-    labels = [row.label for row in table.rows if any(isinstance(row.figure(metric), Size) for metric in metrics)]
+    rows = [row for row in table.rows if any(_finite(row.figure(column.metric)) is not None for column in columns)]
+    labels = [row.label for row in rows]
     gutter = gutter_width(labels, width)
-    if width <= NARROW:
-        inner = width - gutter - _FIGURES
-        return {"vconcat": [_panel(table, metric, labels, inner, names=True) for metric in metrics], "spacing": 28}
-    inner = (width - gutter) // len(metrics) - _FIGURES
-    panels = [_panel(table, metric, labels, inner, names=metric == metrics[0]) for metric in metrics]
-    return {"hconcat": panels, "spacing": 16}
+    abreast = 1 if width <= NARROW else max(1, min(len(columns), _MOST_ABREAST, (width - gutter) // _LEAST))
+    inner = (width - gutter) // abreast - _FIGURES
+    lines = [columns[start : start + abreast] for start in range(0, len(columns), abreast)]
+    grid = [
+        {"hconcat": [_panel(column, labels, inner, names=column is line[0]) for column in line], "spacing": 16}
+        for line in lines
+    ]
+    datasets = {column.metric: _values(table, rows, column) for column in columns}
+    return {"datasets": datasets, "vconcat": grid, "spacing": 34}
 
 
-def _panel(table: Table, metric: str, labels: Sequence[str], inner: int, *, names: bool) -> Spec:
-    values = []
-    for row in (row for row in table.rows if row.label in labels):
-        figure = row.figure(metric)
-        if isinstance(figure, Size):
-            text = words.significant(figure.value / 1e6)
-            against = "1" if figure.ratio is None else f"{words.ratio_value(figure.ratio, 3)}×"
-            drawn: Spec = {"mb": figure.value / 1e6, "text": text, "size": f"{text} MB", "against": against}
-        else:
-            drawn = {"mb": 0, "text": "not measured", "size": "not measured", "against": ""}
-        values.append(row_datum(row) | drawn)
+def _drawable(table: Table, column: Column) -> bool:
+    return any(_finite(row.figure(column.metric)) is not None for row in table.rows)
+
+
+def _finite(figure: Figure) -> float | None:
+    value = plain(figure)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _values(table: Table, rows: Sequence[Row], column: Column) -> list[dict[str, Any]]:
+    colours = hues(table.rows)
+    return [row_datum(row) | {"hue": colours[row.label]} | _datum(row, column) for row in rows]
+
+
+def _datum(row: Row, column: Column) -> dict[str, Any]:
+    """What is drawn of a row, in shown units: ``value``, ``low``, ``high``, ``tail``, ``published``, and ``end`` of it all."""
+    cell = row.cells[column.metric]
+    value = _finite(cell.figure)
+    if value is None:
+        missing = words.NOT_MEASURED if plain(cell.figure) is None else "not finite"
+        return {"value": 0, "end": 0, "text": missing, "size": missing, "spread": "", "against": "", "told": ""}
+    drawn: dict[str, Any] = {"value": value / column.per_unit}
+    match cell.figure:
+        case Latency(p95=p95):
+            drawn["tail"] = p95 / column.per_unit
+            spread = f"p95 {words.significant(drawn['tail'])}"
+        case Repeated(low=low, high=high) | Estimate(interval=Interval(low=low, high=high)):
+            drawn |= {"low": low / column.per_unit, "high": high / column.per_unit}
+            spread = f"{words.significant(drawn['low'])} to {words.significant(drawn['high'])}"
+        case _:
+            spread = ""
+    drawn["told"] = ""
+    if cell.published is not None and not row.stand_in:
+        drawn |= {"published": cell.published.value / column.per_unit, "told": words.published(cell.published, column)}
+    ratio = plain_ratio(cell.figure)
+    drawn["end"] = max(0.0, *(number for number in drawn.values() if isinstance(number, float)))
+    drawn["text"] = _figure(cell.figure, drawn["value"])
+    drawn["size"] = f"{drawn['text']} {column.unit}".strip()
+    drawn["spread"] = "; ".join(part for part in (spread, words.unstable_note(cell.figure)) if part)
+    drawn["against"] = "" if ratio is None else f"{words.ratio_value(ratio, words.ratio_digits(column))}×"
+    return drawn
+
+
+def _figure(figure: Figure, value: float) -> str:
+    match figure:
+        case Answer(right=right, rounds=rounds):
+            return f"{right} of {rounds}"
+        case Size() | Latency() | Repeated() | Estimate():
+            return words.significant(value)
+        case _:
+            return words.exactly(value)
+
+
+def _panel(column: Column, labels: Sequence[str], inner: int, *, names: bool) -> Spec:
     y: Spec = row_axis(labels) if names else row_axis(labels) | {"axis": None}
-    x = {"field": "mb", "type": "quantitative", "scale": {"nice": False, "zero": True}, "axis": None}
-    hue = hue_scale(table)
-    bar = {
-        "mark": {"type": "bar", "height": 13, "strokeWidth": 1.5, "cornerRadiusEnd": 2},
-        "encoding": {
-            "x": x,
-            "y": y,
-            "stroke": hue,
-            "fill": {"condition": {**hue, "test": "datum.whole"}, "value": "@surface"},
-            "tooltip": tooltip("row", "size", "against"),
+    x = {"type": "quantitative", "scale": {"nice": False, "zero": True}, "axis": None}
+    hue = {"field": "hue", "type": "nominal", "scale": None, "legend": None}
+    told = tooltip("row", "size", "spread", "against", "told")
+    layers: list[Spec] = [
+        {
+            "mark": {"type": "bar", "height": 13, "strokeWidth": 1.5, "cornerRadiusEnd": 2},
+            "encoding": {
+                "x": x | {"field": "value"},
+                "stroke": hue,
+                "fill": {"condition": {**hue, "test": "datum.whole"}, "value": "@surface"},
+                "tooltip": told,
+            },
+        }
+    ]
+    if column.form in {"rounds", "corpus", "sentences"}:
+        layers.append(
+            {
+                "mark": {"type": "rule", "color": "@ink", "strokeWidth": 1.5},
+                "encoding": {"x": x | {"field": "low"}, "x2": {"field": "high"}, "tooltip": told},
+            }
+        )
+    if column.form == "latency":
+        layers.append(
+            {
+                "mark": {"type": "tick", "color": "@ink", "thickness": 1.5, "height": 15},
+                "encoding": {"x": x | {"field": "tail"}, "tooltip": told},
+            }
+        )
+    layers += [
+        {
+            "transform": [{"filter": "datum.told"}],
+            "mark": {
+                "type": "point",
+                "shape": "diamond",
+                "filled": True,
+                "size": 70,
+                "fill": "@surface",
+                "stroke": "@ink",
+                "strokeWidth": 1.5,
+                "opacity": 1,
+            },
+            "encoding": {"x": x | {"field": "published"}, "tooltip": told},
         },
-    }
-    figures = {
-        "mark": {"type": "text", "align": "left", "baseline": "middle", "dx": 7, "color": "@ink"},
-        "encoding": {"x": x, "y": y, "text": {"field": "text"}},
-    }
-    heading = {"text": f"{COLUMN[metric].title}, MB", "anchor": "start", "frame": "group", "fontSize": 12, "offset": 8}
+        {
+            "mark": {"type": "text", "align": "left", "baseline": "middle", "dx": 8, "color": "@ink"},
+            "encoding": {"x": x | {"field": "end"}, "text": {"field": "text"}},
+        },
+    ]
+    unit = [column.unit] if column.unit else []
+    better = ["more is better"] if column.higher_is_better else []
     return {
-        "title": heading,
-        "data": {"values": values},
+        "title": {
+            "text": column.title,
+            "subtitle": ", ".join(unit + better) or " ",
+            "anchor": "start",
+            "frame": "group",
+            "fontSize": 12,
+            "subtitleFontSize": 11,
+            "offset": 8,
+        },
+        "data": {"name": column.metric},
         "width": inner,
         "height": {"step": 25},
-        "layer": [bar, figures],
+        "encoding": {"y": y},
+        "layer": layers,
     }

@@ -10,9 +10,8 @@ from qexport.artifact import whole_folder
 from qexport.errors import InputError
 from qexport.record import Measurement, write_records
 from qexport.report import charts, html, markdown
+from qexport.report.merge import RECORDS_NAME
 from qexport.report.table import build_table
-
-RECORDS_NAME = "records.jsonl"
 
 
 def check_report_folder(folder: Path, *, overwrite: bool) -> None:
@@ -34,12 +33,12 @@ def check_report_folder(folder: Path, *, overwrite: bool) -> None:
 
 
 def write_report(records: Sequence[Measurement], folder: Path, *, title: str, overwrite: bool = False) -> None:
-    """Write ``report.md``, ``report.html``, the charts as PNG and ``records.jsonl``.
+    """Write ``report.md``, ``report.html``, the charts as PNG and SVG, and ``records.jsonl``.
 
     Everything is written to a hidden folder beside ``folder``, which one rename puts in place at the end.
 
     Args:
-        records: the measurements of one compare run.
+        records: the measurements of one compare run, or of several (:func:`qexport.report.merge.merge`).
         folder: the report's folder.
         title: of the report.
         overwrite: replace the report that is there.
@@ -55,9 +54,10 @@ def write_report(records: Sequence[Measurement], folder: Path, *, title: str, ov
     ):
         drawn = []
         for chart in charts.CHARTS:
-            image = charts.png(chart, table)
-            if image is not None:
-                (beside / f"{chart.name}.png").write_bytes(image)
+            picture = charts.svg(chart, table)
+            if picture is not None:
+                (beside / f"{chart.name}.svg").write_text(picture, encoding="utf-8")
+                (beside / f"{chart.name}.png").write_bytes(charts.png(picture))
                 drawn.append(chart)
             advance()
         (beside / "report.md").write_text(markdown.markdown(table, title=title, charts=drawn), encoding="utf-8")

@@ -6,6 +6,7 @@ Vega's expressions are interpreted (``ast``), which needs no ``eval``.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -15,19 +16,19 @@ from importlib import resources
 
 from qexport.report import words
 from qexport.report.charts import VEGA_LITE, Chart
-from qexport.report.palette import DARK, LIGHT, complete, hues
-from qexport.report.table import (
-    Cell,
-    Column,
+from qexport.report.figures import (
+    Answer,
+    Count,
     Estimate,
     Latency,
     NotMeasured,
-    Row,
+    Repeated,
     Size,
     Skipped,
-    Table,
-    gaps,
+    plain,
 )
+from qexport.report.palette import DARK, LIGHT, complete, hues
+from qexport.report.table import Cell, Column, Row, Table, gaps
 from qexport.stats import Interval
 
 LAYOUT_WIDTHS = (330, 660, 1100)
@@ -46,11 +47,10 @@ def page(table: Table, *, title: str, charts: Sequence[Chart]) -> str:
     body = "\n".join(
         (
             _header(table, title),
-            _section("table", "Results", _grid(table) + _missing(table)),
+            *_runs(table),
+            _section("table", "Results", _filter(table) + _grids(table) + _warnings(table) + _missing(table)),
             *(_figure(chart) for chart in charts),
-            _section("conditions", "Conditions", _pairs(words.conditions(table))),
-            _section("settings", "How each row was made", _pairs(words.settings(table))),
-            _section("definitions", "How the figures are defined", _pairs(words.DEFINITIONS)),
+            *(_section(name, heading, _pairs(pairs)) for name, heading, pairs in _further(table) if pairs),
             "<footer>All samples are in <code>records.jsonl</code> beside this page.</footer>",
         )
     )
@@ -78,6 +78,14 @@ def _section(name: str, heading: str, content: str) -> str:
     return f'<section aria-labelledby="{name}">\n<h2 id="{name}">{escape(heading)}</h2>\n{content}\n</section>'
 
 
+def _further(table: Table) -> Iterable[tuple[str, str, Sequence[tuple[str, str]]]]:
+    """What is read after figures and charts: name, heading and pairs of each section."""
+    yield "answers", "Answers", words.answers(table)
+    yield "conditions", "Conditions", words.conditions(table)
+    yield "settings", "How each row was made", words.settings(table)
+    yield "definitions", "How the figures are defined", words.definitions(table)
+
+
 def _header(table: Table, title: str) -> str:
     tiles = "".join(
         f'<li><p class="question">{escape(highlight.question)}</p>'
@@ -86,16 +94,31 @@ def _header(table: Table, title: str) -> str:
         for highlight in words.highlights(table)
     )
     answers = f'\n<ul class="highlights">{tiles}</ul>' if tiles else ""
+    notices = "".join(f'<p class="notice">{escape(line)}</p>\n' for line in words.stand_ins(table))
+    machine = "" if len(table.runs) > 1 else f'\n<p class="machine">{escape(words.machine(table))}</p>'
     return (
-        f"<header>\n<h1>{escape(title)}</h1>\n"
-        f'<p class="lead">{escape(words.coverage(table))}</p>\n'
-        f'<p class="machine">{escape(words.machine(table))}</p>{answers}\n</header>'
+        f"<header>\n<h1>{escape(title)}</h1>\n{notices}"
+        f'<p class="lead">{escape(words.coverage(table))}</p>{machine}{answers}\n</header>'
     )
+
+
+def _runs(table: Table) -> Iterable[str]:
+    if len(table.runs) > 1:
+        differences = f'\n<p class="machine">{escape(words.differences(table))}</p>'
+        yield _section("runs", "Runs", _pairs(words.runs(table)) + differences)
 
 
 def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
     items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in pairs)
     return f"<dl>{items}</dl>"
+
+
+def _warnings(table: Table) -> str:
+    lines = words.warnings(table)
+    if not lines:
+        return ""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'\n<h3 id="warnings">Warnings</h3>\n<p class="machine">{escape(words.UNSTABLE)}</p>\n<ul class="missing">{items}</ul>'
 
 
 def _missing(table: Table) -> str:
@@ -106,19 +129,62 @@ def _missing(table: Table) -> str:
     return f'\n<h3>Not measured</h3>\n<ul class="missing">{items}</ul>'
 
 
-def _grid(table: Table) -> str:
+def _filter(table: Table) -> str:
+    """Controls that a script brings to life; without one they stay hidden and all rows are shown."""
+    kinds = (("whole", "whole model"), ("part", "part of it"))
+    groups = (
+        ("family", [(family, family) for family in dict.fromkeys(row.family for row in table.rows)]),
+        ("kind", [kind for kind in kinds if any(_kind(row) == kind[0] for row in table.rows)]),
+        ("run", [(run.mark, f"run {run.mark}") for run in table.runs]),
+    )
+    chips = "".join(
+        f'<span role="group" aria-label="{key}">'
+        + "".join(
+            f'<button type="button" aria-pressed="false" data-key="{key}" data-value="{escape(value)}">{escape(text)}</button>'
+            for value, text in choices
+        )
+        + "</span>"
+        for key, choices in groups
+        if len(choices) > 1
+    )
+    total = len(table.rows)
+    return (
+        '<div class="filter" role="search" aria-label="Rows" hidden>'
+        f'<label><span class="hidden">Rows whose name contains</span><input type="search" placeholder="Filter rows"></label>'
+        f'{chips}<output aria-live="polite">{total} of {total} rows</output></div>\n'
+    )
+
+
+def _kind(row: Row) -> str:
+    return "whole" if row.whole else "part"
+
+
+def _grids(table: Table) -> str:
+    return "\n".join(
+        f'<h3 id="table-{group}">{group.capitalize()}</h3>\n{_grid(table, columns, f"table-{group}")}'
+        for group, columns in table.groups
+    )
+
+
+def _grid(table: Table, columns: Sequence[Column], label: str) -> str:
     heads = "".join(
-        f'<th scope="col" aria-sort="none"><button type="button">{escape(column.title)}'
+        f'<th scope="col" aria-sort="none"{_FALLING if column.higher_is_better else ""}>'
+        f'<button type="button">{escape(column.title)}'
         f"{f' <small>{column.unit}</small>' if column.unit else ''}</button></th>"
-        for column in table.columns
+        for column in columns
     )
     colours = hues(table.rows)
-    scales = {column.metric: _Extent(table, column) for column in table.columns}
-    rows = "\n".join(_row(row, table, scales, colours[row.label]) for row in table.rows)
+    extents = {column.metric: _Extent(table, column) for column in columns}
+    rows = "\n".join(_row(number, row, columns, extents, colours[row.label]) for number, row in enumerate(table.rows))
     return (
-        '<div class="scroll"><table>\n<thead><tr><th scope="col"><span class="hidden">Row</span></th>'
+        f'<div class="scroll" tabindex="0" role="region" aria-labelledby="{label}"><table>\n<thead><tr>'
+        f'<th scope="col" aria-sort="ascending"><button type="button">Row</button></th>'
         f"{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>"
     )
+
+
+_FALLING = ' data-first="descending"'
+"""Marks columns of which more is better: the first click puts the largest on top."""
 
 
 class _Extent:
@@ -126,7 +192,7 @@ class _Extent:
 
     def __init__(self, table: Table, column: Column) -> None:
         figures = [row.figure(column.metric) for row in table.rows]
-        self.most = max((value for figure in figures if (value := _plain(figure)) is not None), default=0.0)
+        self.most = max((v for figure in figures if (v := plain(figure)) is not None and math.isfinite(v)), default=0.0)
         ratios = [f.ratio for f in figures if isinstance(f, Estimate) and f.ratio is not None and _finite(f.ratio)]
         low, high = min([1.0, *(r.low for r in ratios)]), max([1.0, *(r.high for r in ratios)])
         pad = max((high - low) * 0.06, 1e-6)
@@ -141,26 +207,13 @@ def _finite(ratio: Interval) -> bool:
     return math.isfinite(ratio.high - ratio.low)
 
 
-def _plain(figure: object) -> float | None:
-    """The figure that bars show and columns are sorted by."""
-    match figure:
-        case Size(value=value):
-            return value
-        case Latency(p50=p50):
-            return p50
-        case Estimate(interval=interval) if math.isfinite(interval.value):
-            return interval.value
-        case _:
-            return None
-
-
-def _row(row: Row, table: Table, extents: dict[str, _Extent], colour: str) -> str:
+def _row(number: int, row: Row, columns: Sequence[Column], extents: dict[str, _Extent], colour: str) -> str:
     hue = f"var(--{colour[1:]})" if colour.startswith("@") else colour
-    kind = "whole" if row.whole else "part"
-    cells = "".join(_cell(column, row.cells[column.metric], extents[column.metric]) for column in table.columns)
+    cells = "".join(_cell(column, row.cells[column.metric], extents[column.metric]) for column in columns)
+    found = f'data-family="{row.family}" data-kind="{_kind(row)}" data-run="{row.run}" data-name="{escape(row.label)}"'
     return (
-        f'<tr class="{kind}" style="--hue:{hue}"><th scope="row"><span class="dot"></span>{escape(row.label)}</th>'
-        f"{cells}</tr>"
+        f'<tr class="{_kind(row)}" style="--hue:{hue}" data-row="{number}" {found}>'
+        f'<th scope="row" data-order="{number}"><span class="dot"></span>{escape(row.label)}</th>{cells}</tr>'
     )
 
 
@@ -169,34 +222,46 @@ def _cell(column: Column, cell: Cell, extent: _Extent) -> str:
     if cell.published is not None:
         text = f"published {words.published(cell.published, column)}"
         beside = f'<span class="published" title="{escape(cell.published.source)}">{escape(text)}</span>'
-    value = _plain(cell.figure)
-    order = "" if value is None else f' data-order="{value!r}"'
-    unit = f", {column.unit}" if column.unit else ""
-    return f'<td data-label="{escape(column.title + unit)}"{order}>{_content(column, cell, extent)}{beside}</td>'
+    unstable = words.unstable_note(cell.figure)
+    if unstable:
+        beside = f'<span class="note unstable">{escape(unstable)}</span>{beside}'
+    value = plain(cell.figure)
+    order = "" if value is None or not math.isfinite(value) else f' data-order="{value!r}"'
+    return f'<td data-label="{escape(column.heading)}"{order}>{_content(column, cell, extent)}{beside}</td>'
 
 
 def _content(column: Column, cell: Cell, extent: _Extent) -> str:
+    content = f'<span class="absent">{words.NOT_MEASURED}</span>'
     match cell.figure:
         case Size(value=value, ratio=ratio):
             text = "" if ratio is None else f"{words.ratio_value(ratio, words.ratio_digits(column))}×"
-            return _value(words.significant(value / column.per_unit)) + _bar(value, extent) + _note(text)
+            content = _value(words.significant(value / column.per_unit)) + _bar(value, extent) + _note(text)
         case Latency(p50=p50, p95=p95, ratio=ratio):
             tail = f"p95 {words.significant(p95 / column.per_unit)}"
-            return (
-                _value(words.significant(p50 / column.per_unit), tail)
-                + _bar(p50, extent)
-                + (_note(words.ratio_with_interval(ratio, column)) + _verdict(ratio) if ratio else "")
+            content = (
+                _value(words.significant(p50 / column.per_unit), tail) + _bar(p50, extent) + _against(ratio, column)
             )
+        case Repeated(value=value, low=low, high=high, rounds=rounds, ratio=ratio):
+            spread = " to ".join(words.significant(part / column.per_unit) for part in (low, high))
+            shown = _value(words.significant(value / column.per_unit), spread if rounds > 1 else "")
+            content = shown + _bar(value, extent) + _against(ratio, column)
+        case Count(value=value):
+            content = _value(words.exactly(value)) + _bar(value, extent)
+        case Answer() as answer:
+            content = f'<span class="value" title="{escape(answer.response)}">{words.rightly(answer)}</span>'
         case Estimate(interval=interval, ratio=ratio):
             spread = f"{words.significant(interval.low)} to {words.significant(interval.high)}"
-            drawn = ""
-            if ratio is not None:
-                drawn = _whisker(ratio, extent) + _note(words.ratio_with_interval(ratio, column)) + _verdict(ratio)
-            return _value(words.significant(interval.value), spread) + drawn
+            drawn = _whisker(ratio, extent) if ratio is not None else ""
+            content = _value(words.significant(interval.value), spread) + drawn + _against(ratio, column)
         case Skipped(reason=reason):
-            return f'<span class="absent" title="{escape(reason)}">{words.SKIPPED}</span>'
+            content = f'<span class="absent" title="{escape(reason)}">{words.SKIPPED}</span>'
         case NotMeasured():
-            return f'<span class="absent">{words.NOT_MEASURED}</span>'
+            pass
+    return content
+
+
+def _against(ratio: Interval | None, column: Column) -> str:
+    return "" if ratio is None else _note(words.ratio_with_interval(ratio, column)) + _verdict(ratio)
 
 
 def _value(text: str, spread: str = "") -> str:
@@ -213,7 +278,9 @@ def _verdict(ratio: Interval) -> str:
 
 
 def _bar(value: float, extent: _Extent) -> str:
-    return f'<span class="bar"><i style="width:{value / extent.most * 100:.2f}%"></i></span>' if extent.most else ""
+    if extent.most <= 0 or not math.isfinite(value):
+        return ""
+    return f'<span class="bar"><i style="width:{max(0.0, value) / extent.most * 100:.2f}%"></i></span>'
 
 
 def _whisker(ratio: Interval, extent: _Extent) -> str:
@@ -236,9 +303,7 @@ def _figure(chart: Chart) -> str:
 
 
 def _scripts(table: Table, charts: Sequence[Chart]) -> str:
-    """Specs and themes as data, one copy of Vega for all charts, and the few lines that draw and sort."""
-    import vl_convert
-
+    """Specs and themes as data, one copy of Vega for all charts, and the few lines that draw, sort and filter."""
     layouts: dict[str, list[dict[str, object]]] = {}
     datasets: dict[str, object] = {}
     for chart in charts:
@@ -250,11 +315,17 @@ def _scripts(table: Table, charts: Sequence[Chart]) -> str:
     themes = {"light": asdict(LIGHT), "dark": asdict(DARK)}
     parts = {"layouts": layouts, "datasets": datasets, "themes": themes}
     data = json.dumps(parts, separators=(",", ":")).replace("<", r"\u003c")
-    vega = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE).replace(
-        "</script", r"<\/script"
-    )
     return (
         f'<script type="application/json" id="charts">{data}</script>\n'
-        f"<script>{vega}</script>\n"
+        f"<script>{_vega()}</script>\n"
         f"<script>\n{_asset('page.js')}</script>"
     )
+
+
+@functools.cache
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script."""
+    import vl_convert
+
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+    return bundle.replace("</script", r"<\/script")

@@ -46,6 +46,7 @@ def place_labels(
     canvas: tuple[float, float],
     font_size: float,
     obstacle_y: float,
+    obstacles: Sequence[tuple[float, float]] = (),
 ) -> list[Place]:
     """Place one label a point, greedily from the left: close by, inside the canvas, off points, whiskers and labels.
 
@@ -54,9 +55,11 @@ def place_labels(
         canvas: width and height.
         font_size: in pixels.
         obstacle_y: a horizontal line that labels had better not stand on.
+        obstacles: further places that labels had better not stand on.
     """
     taken = [_Box(x - POINT, y - POINT, x + POINT, y + POINT) for _, (x, y), _ in points]
     taken += [_Box(x - 2, top, x + 2, bottom) for _, (x, _), (top, bottom) in points]
+    taken += [_Box(x - 3, y - 3, x + 3, y + 3) for x, y in obstacles]
     line = _Box(0, obstacle_y - 1, canvas[0], obstacle_y + 1)
     frame = _Box(0, 0, *canvas)
     labels: list[_Box] = []

@@ -1,4 +1,4 @@
-"""The report as Markdown, with the charts beside it as PNG."""
+"""The report as Markdown, with the charts beside it as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from collections.abc import Iterable, Sequence
 
 from qexport.report import words
 from qexport.report.charts import Chart
-from qexport.report.table import Cell, Column, Estimate, Latency, NotMeasured, Size, Skipped, Table, gaps
+from qexport.report.figures import Answer, Count, Estimate, Latency, NotMeasured, Repeated, Size, Skipped
+from qexport.report.table import Cell, Column, Row, Table, gaps
+
+TRANSPOSED_COLUMNS = 8
+"""A group with more columns than this, and than rows, is shown with metrics down and rows across."""
+
+
+def transposed(table: Table, columns: Sequence[Column]) -> bool:
+    """Whether a group of columns is better read with metrics down."""
+    return len(columns) > TRANSPOSED_COLUMNS and len(table.rows) < len(columns)
 
 
 def markdown(table: Table, *, title: str, charts: Sequence[Chart]) -> str:
@@ -16,21 +25,29 @@ def markdown(table: Table, *, title: str, charts: Sequence[Chart]) -> str:
     Args:
         table: see :func:`qexport.report.table.build_table`.
         title: of the report.
-        charts: those that were drawn, as ``<name>.png`` beside the file.
+        charts: those that were drawn, as ``<name>.png`` and ``<name>.svg`` beside the file.
     """
-    sections = [f"# {_text(title)}", _text(words.paragraph(table)), _grid(table)]
-    missing = gaps(table)
-    if missing:
+    sections = [f"# {_text(title)}", *(f"**{_text(line)}**" for line in words.stand_ins(table))]
+    sections.append(_text(words.paragraph(table)))
+    if len(table.runs) > 1:
+        sections += ["## Runs", _pairs(words.runs(table)), _text(words.differences(table))]
+    sections.append("## Results")
+    for group, columns in table.groups:
+        sections += [f"### {group.capitalize()}", _grid(table, columns)]
+    if unstable := words.warnings(table):
+        sections += ["## Warnings", words.UNSTABLE, _list(map(_text, unstable))]
+    if missing := gaps(table):
         sections += ["## Not measured", _list(_text(words.gap_sentence(gap, table)) for gap in missing)]
     for chart in charts:
         sections += [f"## {chart.title}", f"![{chart.title}]({chart.name}.png)", chart.caption]
+    if answers := words.answers(table):
+        sections += ["## Answers", _pairs(answers)]
+    sections += ["## Conditions", _pairs(words.conditions(table))]
+    if settings := words.settings(table):
+        sections += ["## How each row was made", _pairs(settings)]
     sections += [
-        "## Conditions",
-        _list(f"**{name}**: {_text(value)}" for name, value in words.conditions(table)),
-        "## How each row was made",
-        _list(f"**{_text(row)}**: {_text(text)}" for row, text in words.settings(table)),
         "## How the figures are defined",
-        _list(f"**{name}**: {value}" for name, value in words.DEFINITIONS),
+        _pairs(words.definitions(table)),
         "All samples: [records.jsonl](records.jsonl). The same report with charts to explore: [report.html](report.html).",
     ]
     return "\n\n".join(sections) + "\n"
@@ -40,48 +57,64 @@ def _list(items: Iterable[str]) -> str:
     return "\n".join(f"- {item}" for item in items)
 
 
+def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
+    return _list(f"**{_text(name)}**: {_text(text)}" for name, text in pairs)
+
+
 def _text(text: str) -> str:
     """Text in which Markdown and HTML see no markup, on one line."""
     return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", " ".join(text.split()))
 
 
-def _grid(table: Table) -> str:
-    head = ["", *(f"{column.title}{f', {column.unit}' if column.unit else ''}" for column in table.columns)]
-    lines = [head, ["---", *("---:" for _ in table.columns)]]
-    lines += [
-        [f"**{_text(row.label)}**", *(_cell(column, row.cells[column.metric]) for column in table.columns)]
-        for row in table.rows
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _grid(table: Table, columns: Sequence[Column]) -> str:
+    names = [f"**{_text(row.label)}**" for row in table.rows]
+    if transposed(table, columns):
+        head = ["", *names]
+        lines = [[column.heading, *(_of(row, column) for row in table.rows)] for column in columns]
+    else:
+        head = ["", *(column.heading for column in columns)]
+        lines = [[name, *(_of(row, column) for column in columns)] for name, row in zip(names, table.rows, strict=True)]
+    ruled = [head, ["---", *("---:" for _ in head[1:])], *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in ruled)
 
 
-def _cell(column: Column, cell: Cell) -> str:
-    parts = [_value(column, cell), _ratio(column, cell)]
+def _of(row: Row, column: Column) -> str:
+    cell = row.cells[column.metric]
+    parts = [_value(column, cell), _ratio(column, cell), words.unstable_note(cell.figure)]
     if cell.published is not None:
         parts.append(f"*published {words.published(cell.published, column)}*")
     return "<br>".join(part for part in parts if part)
 
 
 def _value(column: Column, cell: Cell) -> str:
+    text = words.NOT_MEASURED
     match cell.figure:
         case Size(value=value):
-            return words.significant(value / column.per_unit)
+            text = words.significant(value / column.per_unit)
         case Latency(p50=p50, p95=p95):
-            return f"{words.significant(p50 / column.per_unit)} (p95 {words.significant(p95 / column.per_unit)})"
+            text = f"{words.significant(p50 / column.per_unit)} (p95 {words.significant(p95 / column.per_unit)})"
+        case Repeated(value=value, low=low, high=high, rounds=rounds):
+            shown, least, most = (words.significant(part / column.per_unit) for part in (value, low, high))
+            text = f"{shown} ({least} to {most})" if rounds > 1 else shown
+        case Count(value=value):
+            text = words.exactly(value)
+        case Answer() as answer:
+            text = words.rightly(answer)
         case Estimate(interval=interval):
-            low, high = words.significant(interval.low), words.significant(interval.high)
-            return f"{words.significant(interval.value)} ({low} to {high})"
+            shown, least, most = map(words.significant, (interval.value, interval.low, interval.high))
+            text = f"{shown} ({least} to {most})"
         case Skipped():
-            return words.SKIPPED
+            text = words.SKIPPED
         case NotMeasured():
-            return words.NOT_MEASURED
+            pass
+    return text
 
 
 def _ratio(column: Column, cell: Cell) -> str:
     match cell.figure:
         case Size(ratio=float() as ratio):
             return f"{words.ratio_value(ratio, words.ratio_digits(column))}×"
-        case (Latency() | Estimate()) as figure if figure.ratio is not None:
+        case (Latency() | Repeated() | Estimate()) as figure if figure.ratio is not None:
             return words.ratio_with_interval(figure.ratio, column)
         case _:
             return ""

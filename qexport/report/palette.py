@@ -2,7 +2,8 @@
 
 Colours that depend on the background are written as placeholders (``@ink``) and filled in from a
 :class:`Theme`, in the browser for the page.
-Hues are those of Okabe and Ito (2008), told apart with any colour vision; selections of part of the model are hollow.
+Hues are those of Okabe and Ito (2008), told apart with any colour vision; selections of part of the model are hollow,
+runs have shapes, and every mark stands beside its row's name or carries it.
 """
 
 from __future__ import annotations
@@ -38,16 +39,19 @@ BROWN = "#8C6239"
 
 LIGHT = Theme(blue=BLUE, ink="#1d2126", muted="#646b75", grid="#e6e8eb", surface="#ffffff")
 DARK = Theme(blue=SKY, ink="#e8eaed", muted="#9aa1ab", grid="#2c3138", surface="#15181c")
-PNG = replace(LIGHT, font="Helvetica, Arial, sans-serif")
+PICTURE = replace(LIGHT, font="Helvetica, Arial, sans-serif")
 
 HUES: Mapping[str, str] = {
     "fp32": "@muted",
     "fp16": "@muted",
     "bf16": "@muted",
+    "torch-fp32": "@ink",
+    "torch-fp16": "@ink",
     "int8-static": "@blue",
     "int8-dynamic": GREEN,
     "fp8": SKY,
     "w8a16-rtn": ORANGE,
+    "w8a16-gptq": ORANGE,
     "w4a16-rtn": PURPLE,
     "w4a16-hqq": PURPLE,
     "w4a16-gptq": PURPLE,
@@ -59,6 +63,8 @@ HUES: Mapping[str, str] = {
     "bnb-nf4": VERMILLION,
 }
 FURTHER_HUES = (ORANGE, PURPLE)
+SHAPES = ("circle", "square", "triangle-up", "cross", "triangle-down", "diamond")
+"""The marks of runs, in their order."""
 
 
 def hues(rows: Sequence[Row]) -> dict[str, str]:
@@ -69,8 +75,8 @@ def hues(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def row_datum(row: Row) -> dict[str, Any]:
-    """A row's name, and whether its marks are filled, for use as data."""
-    return {"row": row.label, "whole": row.whole}
+    """A row's name, whether its marks are filled, and the mark of its run, for use as data."""
+    return {"row": row.label, "whole": row.whole, "run": row.run}
 
 
 def hue_scale(table: Table) -> Spec:
@@ -78,6 +84,15 @@ def hue_scale(table: Table) -> Spec:
     colours = hues(table.rows)
     scale = {"domain": list(colours), "range": list(colours.values())}
     return {"field": "row", "type": "nominal", "legend": None, "scale": scale}
+
+
+def shape_scale(table: Table) -> Spec:
+    """The shape channel: runs to their marks."""
+    scale = {
+        "domain": [run.mark for run in table.runs],
+        "range": [SHAPES[i % len(SHAPES)] for i in range(len(table.runs))],
+    }
+    return {"field": "run", "type": "nominal", "legend": None, "scale": scale}
 
 
 def row_axis(labels: Sequence[str]) -> Spec:
@@ -97,15 +112,20 @@ def gutter_width(labels: Sequence[str], width: int) -> int:
 
 _TOOLTIP_TITLES = {
     "row": "Row",
-    "weights": "Weights",
+    "figure_x": "Memory or time",
+    "on_front": "On the Pareto front",
     "perplexity": "Perplexity",
-    "against": "Ratio to fp32",
+    "against": "Ratio",
+    "spread": "Spread",
+    "told": "Published",
+    "measured_ratio": "Measured, ratio",
+    "published_ratio": "Published, ratio",
     "ms": "Milliseconds",
     "tokens": "Tokens",
     "round": "Round",
     "median": "p50",
     "tail": "p95",
-    "size": "Size",
+    "size": "Measured",
 }
 
 

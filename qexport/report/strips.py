@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 from qexport.report import words
+from qexport.report.figures import Latency
 from qexport.report.palette import Spec, gutter_width, hue_scale, row_axis, row_datum, tooltip
-from qexport.report.table import COLUMN, Latency, Row, Table
+from qexport.report.table import COLUMN, Row, Table
 
 STRIP_SAMPLES = 300
 """Samples of one row drawn in a strip: more only darken it, and 300 keep the page near one megabyte."""
@@ -30,7 +31,7 @@ def latency_per_sentence(table: Table, width: int) -> Spec | None:
         {
             "data": {"name": "strips"},
             "transform": [{"flatten": ["ms", "tokens", "round", "height"]}],
-            "mark": {"type": "circle", "size": 12, "opacity": 0.5},
+            "mark": {"type": "circle", "size": 12, "opacity": 0.5, "aria": False},
             "encoding": {
                 "x": x | {"field": "ms"},
                 "y": y,

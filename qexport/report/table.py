@@ -1,67 +1,34 @@
-"""Records of one compare run -> the table, as plain data: every figure derived from raw samples, none formatted."""
+"""Records of one compare run, or of several -> the table, as plain data: every figure derived, none formatted."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 
-import numpy as np
-from numpy.typing import NDArray
+from qexport.catalogue import CATALOGUE, GROUPS, Form, Group, Metric, require_known
+from qexport.errors import InputError, NotComparable
+from qexport.record import Measurement, Published
+from qexport.report.figures import Figure, NotMeasured, Skipped, derive
 
-from qexport import stats
-from qexport.errors import InputError, NotComparable, near_names
-from qexport.record import Conditions, Measurement, Published
-from qexport.stats import Interval
-
-BASELINE_RECIPE = "fp32"
+BASELINE_RECIPES = ("fp32", "torch-fp32", "fp16", "torch-fp16", "bf16")
+"""Ratios refer to the first of these that was measured in the run."""
 MUST_AGREE = ("machine", "isa", "threads", "provider", "device", "batch", "text_sha256")
 """The conditions under which a metric may be compared between rows. The runtime is not among them: bitsandbytes
 rows live in torch, and the report says so."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """A counted figure, in bytes: it has no spread."""
-
-    value: float
-    ratio: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latency:
-    """Percentiles over all samples, in seconds, and the paired ratio of samples of the same sentence and round."""
-
-    p50: float
-    p95: float
-    samples: tuple[tuple[float, int, int], ...]
-    """``(latency_s, tokens, round)`` as recorded."""
-    ratio: Interval | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A perplexity with its 95 % bootstrap interval, and the paired ratio over the same sequences."""
-
-    interval: Interval
-    sequences: int
-    tokens: int
-    ratio: Interval | None
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """The metric was asked for and could not be had."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class NotMeasured:
-    """No record at all."""
-
-
-Figure = Size | Latency | Estimate | Skipped | NotMeasured
+_FAMILIES = (
+    ("bnb-", "bitsandbytes"),
+    ("torch-", "torch"),
+    ("int8", "int8"),
+    ("fp8", "fp8"),
+    ("w8a16", "weight-only"),
+    ("w4a16", "weight-only"),
+    ("nf4", "weight-only"),
+    ("fp4", "weight-only"),
+    ("fp", "floating point"),
+    ("bf16", "floating point"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,27 +44,49 @@ class Column:
     unit: str
     per_unit: float
     """How much of the record's unit makes one shown unit: 1e6 bytes are one MB."""
+    group: Group
+    form: Form
+    higher_is_better: bool
+    meaning: str
+
+    @property
+    def heading(self) -> str:
+        return f"{self.title}, {self.unit}" if self.unit else self.title
 
 
-COLUMNS = (
-    Column(metric="disk_bytes", title="On disk", unit="MB", per_unit=1e6),
-    Column(metric="weight_bytes", title="Weights", unit="MB", per_unit=1e6),
-    Column(metric="loaded_rss_bytes", title="Loaded", unit="MB", per_unit=1e6),
-    Column(metric="peak_rss_bytes", title="Peak memory", unit="MB", per_unit=1e6),
-    Column(metric="peak_device_bytes", title="Peak device memory", unit="MB", per_unit=1e6),
-    Column(metric="latency_s", title="Latency per sentence", unit="ms", per_unit=1e-3),
-    Column(metric="perplexity", title="Perplexity", unit="", per_unit=1.0),
-    Column(metric="sentence_perplexity", title="Sentence perplexity", unit="", per_unit=1.0),
-)
+def _shown_column(metric: Metric) -> Column:
+    unit, per_unit = str(metric.unit), 1.0
+    if metric.unit == "bytes":
+        unit, per_unit = "MB", 1e6
+    elif metric.form == "latency":
+        unit, per_unit = "ms", 1e-3
+    return Column(
+        metric=metric.name,
+        title=metric.title,
+        unit=unit,
+        per_unit=per_unit,
+        group=metric.group,
+        form=metric.form,
+        higher_is_better=metric.better == "higher",
+        meaning=metric.meaning,
+    )
+
+
+COLUMNS = tuple(_shown_column(metric) for metric in CATALOGUE.values())
 COLUMN = {column.metric: column for column in COLUMNS}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     label: str
+    """Its name, and the mark of its run where there are several."""
+    name: str
+    run: str
+    """The mark of its run; empty where there is one only."""
     recipe: str
     selector: str
     engine: str
+    stand_in: bool
     cells: Mapping[str, Cell]
     """By metric; every metric of :data:`COLUMNS` has one."""
 
@@ -114,19 +103,61 @@ class Row:
         """Whether any metric of the row has a figure."""
         return any(not isinstance(cell.figure, Skipped | NotMeasured) for cell in self.cells.values())
 
+    @property
+    def family(self) -> str:
+        """The kind of recipe, for people who look for one."""
+        return next((family for prefix, family in _FAMILIES if self.recipe.startswith(prefix)), "other")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The rows of one comparison: only among them are there ratios."""
+
+    mark: str
+    """A letter where there are several runs, else empty."""
+    name: str
+    model: str
+    stand_in: bool
+    rows: tuple[Row, ...]
+    baseline: Row | None
+    """The row all ratios of the run refer to."""
+    records: tuple[Measurement, ...]
+
+    @property
+    def others(self) -> tuple[Row, ...]:
+        """Rows other than the baseline."""
+        return tuple(row for row in self.rows if row is not self.baseline)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    model: str
-    rows: tuple[Row, ...]
+    runs: tuple[Run, ...]
     columns: tuple[Column, ...]
     """The columns in which at least one row has a figure."""
     records: tuple[Measurement, ...]
 
     @property
-    def baseline(self) -> Row | None:
-        """The row all ratios refer to, if it was in the run."""
-        return next((row for row in self.rows if row.recipe == BASELINE_RECIPE), None)
+    def rows(self) -> tuple[Row, ...]:
+        return tuple(row for run in self.runs for row in run.rows)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(run.model for run in self.runs))
+
+    @property
+    def baselines(self) -> tuple[Row, ...]:
+        """The row that ratios refer to, of each run that has one."""
+        return tuple(run.baseline for run in self.runs if run.baseline is not None)
+
+    def run_of(self, row: Row) -> Run:
+        """The run that a row belongs to."""
+        return next(run for run in self.runs if run.mark == row.run)
+
+    @property
+    def groups(self) -> tuple[tuple[Group, tuple[Column, ...]], ...]:
+        """The shown columns by group; groups without any are left out."""
+        grouped = ((group, tuple(c for c in self.columns if c.group == group)) for group in GROUPS)
+        return tuple((group, columns) for group, columns in grouped if columns)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -135,46 +166,84 @@ class Table:
 
 
 def build_table(records: Sequence[Measurement]) -> Table:
-    """Derive the table of one compare run. Rows and their order are those of the records.
+    """Derive the table of one compare run, or of several. Runs, rows and their order are those of the records.
 
     Raises:
         InputError: there are no records, or one of an unknown metric.
-        NotComparable: records of several models, two of the same row and metric, or of a metric under unlike conditions.
+        NotComparable: within a run, records of several models, two of the same row and metric, or of a metric under
+            unlike conditions.
     """
     if not records:
         raise InputError("report: there are no records; run `qexport compare` first")
-    by_row: dict[str, dict[str, Measurement]] = defaultdict(dict)
+    require_known(record.metric for record in records)
+    of_run: dict[str, list[Measurement]] = defaultdict(list)
     for record in records:
-        if record.metric not in COLUMN:
-            raise InputError(f"report: unknown metric {record.metric!r}; {near_names(record.metric, COLUMN)}")
-        if record.model != records[0].model:
-            raise NotComparable(
-                f"report: records of {records[0].model} and of {record.model}; report one model at a time"
-            )
-        if record.metric in by_row[record.row]:
-            raise NotComparable(f"report: two records of {record.metric} for {record.row}; report one run at a time")
-        by_row[record.row][record.metric] = record
-    references = {column.metric: _reference(column.metric, by_row) for column in COLUMNS}
-    rows = tuple(_row(label, metrics, references) for label, metrics in by_row.items())
+        of_run[record.run].append(record)
+    marks = _marks() if len(of_run) > 1 else iter([""])
     shown = {record.metric for record in records if record.skipped is None}
     return Table(
-        model=records[0].model,
-        rows=rows,
+        runs=tuple(_run(name, mark, own) for (name, own), mark in zip(of_run.items(), marks, strict=False)),
         columns=tuple(column for column in COLUMNS if column.metric in shown),
         records=tuple(records),
     )
 
 
-def _reference(metric: str, by_row: Mapping[str, Mapping[str, Measurement]]) -> Measurement | None:
-    """The measured fp32 record of a metric, after checking that every other row was measured under its conditions."""
-    measured = [m[metric] for m in by_row.values() if metric in m and m[metric].skipped is None]
+def _marks() -> Iterator[str]:
+    """A to Z, then A1 to Z1 and so on."""
+    number = 0
+    while True:
+        yield from (f"{letter}{number or ''}" for letter in ascii_uppercase)
+        number += 1
+
+
+def _run(name: str, mark: str, records: Sequence[Measurement]) -> Run:
+    first = records[0]
+    by_row: dict[str, dict[str, Measurement]] = defaultdict(dict)
+    for record in records:
+        if record.model != first.model:
+            raise NotComparable(f"report: records of {first.model} and of {record.model} in one run; report them apart")
+        if record.stand_in != first.stand_in:
+            raise NotComparable(
+                f"report: records of {first.model} and of a stand-in of it in one run; report them apart"
+            )
+        if record.metric in by_row[record.row]:
+            raise NotComparable(f"report: two records of {record.metric} for {record.row}; report one run at a time")
+        by_row[record.row][record.metric] = record
+    baseline = _baseline(by_row)
+    references = {column.metric: _reference(column.metric, by_row, baseline) for column in COLUMNS}
+    rows = tuple(_row(label, mark, metrics, references) for label, metrics in by_row.items())
+    return Run(
+        mark=mark,
+        name=name,
+        model=first.model,
+        stand_in=first.stand_in,
+        rows=rows,
+        baseline=next((row for row in rows if row.name == baseline), None),
+        records=tuple(records),
+    )
+
+
+def _baseline(by_row: Mapping[str, Mapping[str, Measurement]]) -> str | None:
+    """The name of the row that ratios refer to."""
+    measured = {
+        name: next(iter(metrics.values())).recipe
+        for name, metrics in by_row.items()
+        if any(record.skipped is None for record in metrics.values())
+    }
+    return next((name for wanted in BASELINE_RECIPES for name, recipe in measured.items() if recipe == wanted), None)
+
+
+def _reference(
+    metric: str, by_row: Mapping[str, Mapping[str, Measurement]], baseline: str | None
+) -> Measurement | None:
+    """The baseline's record of a metric, after checking that every other row was measured under its conditions."""
+    measured = {name: m[metric] for name, m in by_row.items() if metric in m and m[metric].skipped is None}
     if not measured:
         return None
-    baseline = next((record for record in measured if record.recipe == BASELINE_RECIPE), None)
-    reference = baseline or measured[0]
-    for record in measured:
-        _check_conditions(metric, record, reference)
-    return baseline
+    base = None if baseline is None else measured.get(baseline)
+    for record in measured.values():
+        _check_conditions(metric, record, base or next(iter(measured.values())))
+    return base
 
 
 def _check_conditions(metric: str, record: Measurement, reference: Measurement) -> None:
@@ -197,119 +266,29 @@ def _shown(value: object) -> str:
 
 
 def _row(
-    label: str,
+    name: str,
+    mark: str,
     metrics: Mapping[str, Measurement],
     references: Mapping[str, Measurement | None],
 ) -> Row:
     first = next(iter(metrics.values()))
-    cells = {column.metric: _cell(metrics.get(column.metric), references[column.metric]) for column in COLUMNS}
     return Row(
-        label=label,
+        label=f"{name} · {mark}" if mark else name,
+        name=name,
+        run=mark,
         recipe=first.recipe,
         selector=first.selector,
         engine=first.engine,
-        cells=cells,
+        stand_in=first.stand_in,
+        cells={column.metric: _cell(metrics.get(column.metric), references[column.metric]) for column in COLUMNS},
     )
 
 
 def _cell(record: Measurement | None, reference: Measurement | None) -> Cell:
     if record is None:
         return Cell(figure=NotMeasured())
-    if record.skipped is not None:
-        return Cell(figure=Skipped(record.skipped), published=record.published)
     other = None if reference is None or reference.row == record.row else reference
-    return Cell(
-        figure=_FIGURE.get(record.metric, _size)(record, other),
-        published=record.published,
-    )
-
-
-def _size(record: Measurement, reference: Measurement | None) -> Size:
-    (value,) = _column(record, record.metric)[:1]
-    return Size(
-        value=value,
-        ratio=None if reference is None else value / _column(reference, record.metric)[0],
-    )
-
-
-def _latency(record: Measurement, reference: Measurement | None) -> Latency:
-    times, tokens, rounds = (_column(record, name) for name in ("latency_s", "tokens", "round"))
-    ratio = None
-    if reference is not None:
-        ours, theirs = _by_sentence(record), _by_sentence(reference)
-        if {key: n for key, (_, n) in ours.items()} != {key: n for key, (_, n) in theirs.items()}:
-            raise _unlike_sequences(record, reference)
-        ratio = stats.median_ratio([ours[key][0] for key in theirs], [time for time, _ in theirs.values()])
-    return Latency(
-        p50=stats.percentile(times, 50),
-        p95=stats.percentile(times, 95),
-        samples=tuple((t, int(n), int(r)) for t, n, r in zip(times, tokens, rounds, strict=True)),
-        ratio=ratio,
-    )
-
-
-def _by_sentence(record: Measurement) -> dict[tuple[float, int], tuple[float, float]]:
-    """``(round, position within it) -> (latency_s, tokens)``."""
-    seen: Counter[float] = Counter()
-    keyed = {}
-    columns = (_column(record, name) for name in ("latency_s", "tokens", "round"))
-    for time, tokens, number in zip(*columns, strict=True):
-        keyed[number, seen[number]] = (time, tokens)
-        seen[number] += 1
-    return keyed
-
-
-def _corpus(record: Measurement, reference: Measurement | None) -> Estimate:
-    nll, tokens, base = _likelihoods(record, reference)
-    return Estimate(
-        interval=stats.perplexity(nll, tokens),
-        sequences=len(nll),
-        tokens=int(tokens.sum()),
-        ratio=None if base is None else stats.perplexity_ratio(nll, base, tokens),
-    )
-
-
-def _sentences(record: Measurement, reference: Measurement | None) -> Estimate:
-    nll, tokens, base = _likelihoods(record, reference)
-    return Estimate(
-        interval=stats.sentence_perplexity(nll, tokens),
-        sequences=len(nll),
-        tokens=int(tokens.sum()),
-        ratio=None if base is None else stats.mean_ratio(np.exp(nll / tokens), np.exp(base / tokens)),
-    )
-
-
-_Samples = NDArray[np.float64]
-
-
-def _likelihoods(record: Measurement, reference: Measurement | None) -> tuple[_Samples, _Samples, _Samples | None]:
-    """``nll_nats`` and ``tokens`` of each sequence, and the reference's ``nll_nats`` of the same sequences."""
-    nll, tokens = _column(record, "nll_nats"), _column(record, "tokens")
-    if reference is not None and tokens != _column(reference, "tokens"):
-        raise _unlike_sequences(record, reference)
-    base = None if reference is None else np.array(_column(reference, "nll_nats"))
-    return np.array(nll), np.array(tokens), base
-
-
-_FIGURE: dict[str, Callable[[Measurement, Measurement | None], Figure]] = {
-    "latency_s": _latency,
-    "perplexity": _corpus,
-    "sentence_perplexity": _sentences,
-}
-
-
-def _column(record: Measurement, name: str) -> tuple[float, ...]:
-    if name not in record.columns:
-        raise InputError(f"{record.metric} of {record.row}: no column {name!r} in its samples, only {record.columns}")
-    index = record.columns.index(name)
-    return tuple(sample[index] for sample in record.samples)
-
-
-def _unlike_sequences(record: Measurement, reference: Measurement) -> NotComparable:
-    return NotComparable(
-        f"{record.metric}: {record.row} and {reference.row} were not measured on the same sequences; "
-        "measure the rows in one run"
-    )
+    return Cell(figure=derive(record, other), published=record.published)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,28 +301,23 @@ class Gap:
 
 
 def gaps(table: Table) -> tuple[Gap, ...]:
-    """Everything that was not measured, gathered by reason so that a reason is told once.
+    """Everything that was asked for and not measured, gathered by reason so that a reason is told once.
 
-    Metrics that no record speaks of (peak device memory on a CPU run) come last, as ``no record``.
+    Metrics that other rows of the run have and a row has no record of come last, as ``no record``; a metric that no
+    record of the run speaks of was not asked for.
     """
     metrics_of: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for row in table.rows:
-        for column in COLUMNS:
-            figure = row.figure(column.metric)
-            if isinstance(figure, Skipped):
-                metrics_of[figure.reason, row.label].append(column.metric)
-            elif isinstance(figure, NotMeasured):
-                metrics_of["no record", row.label].append(column.metric)
+    for run in table.runs:
+        asked = {record.metric for record in run.records}
+        for row in run.rows:
+            for column in (column for column in COLUMNS if column.metric in asked):
+                figure = row.figure(column.metric)
+                if isinstance(figure, Skipped):
+                    metrics_of[figure.reason, row.label].append(column.metric)
+                elif isinstance(figure, NotMeasured):
+                    metrics_of["no record", row.label].append(column.metric)
     rows_of: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for (reason, label), metrics in metrics_of.items():
         rows_of[reason, tuple(metrics)].append(label)
     found = [Gap(rows=tuple(rows), metrics=metrics, reason=reason) for (reason, metrics), rows in rows_of.items()]
     return tuple(sorted(found, key=lambda gap: gap.reason == "no record"))
-
-
-def measured_conditions(table: Table, metric: str) -> Conditions | None:
-    """The conditions of a metric, which all its rows share in what matters; None where nothing was measured."""
-    return next(
-        (r.conditions for r in table.records if r.metric == metric and r.skipped is None),
-        None,
-    )

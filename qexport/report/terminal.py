@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -10,42 +11,58 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from qexport.report import words
-from qexport.report.table import COLUMN, Cell, Column, Estimate, Latency, NotMeasured, Size, Skipped, Table, gaps
+from qexport.report.figures import (
+    Answer,
+    Count,
+    Estimate,
+    Latency,
+    NotMeasured,
+    Repeated,
+    Size,
+    Skipped,
+    unstable,
+)
+from qexport.report.markdown import transposed
+from qexport.report.table import COLUMN, Cell, Column, Row, Table, gaps
 
 WIDE = 120
 """From this width on all columns are shown."""
 _QUIET = "dim"
+_GAP = 2
+"""Characters between two columns."""
 
 
 def render(table: Table, *, width: int) -> RenderableType:
-    """The table, then what it was measured on, then what was not measured.
+    """The table, then what it was measured on, what is unstable, and what was not measured.
 
-    A row takes a line for its figures, a dimmed one for their ratios to fp32, and one for published figures.
+    A row takes a line for its figures, a dimmed one for their ratios to the baseline, and one for published figures.
 
     Args:
         table: see :func:`qexport.report.table.build_table`.
         width: of the terminal, in characters.
     """
-    columns = table.columns if width >= WIDE else _deciding(table)
-    grid = RichTable(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold", show_edge=False)
-    grid.add_column("", no_wrap=True)
-    for column in columns:
-        grid.add_column(Text(_heading(column), justify="right"), justify="right", no_wrap=True)
-    for row in table.rows:
-        cells = [(column, row.cells[column.metric]) for column in columns]
-        grid.add_row(Text(row.label), *(Text(_value(column, cell)) for column, cell in cells))
-        if any(_ratio(column, cell) for column, cell in cells):
-            grid.add_row(Text("  ratio to fp32", _QUIET), *(Text(_ratio(*cell), _QUIET) for cell in cells))
-        beside = [_published(row.cells, column, columns) for column in columns]
-        if any(beside):
-            grid.add_row(Text("  published", _QUIET), *(Text(text, _QUIET) for text in beside))
-    return Group(grid, Text(), *(Text(line, _QUIET) for line in _footer(table, columns)))
+    parts: list[RenderableType] = [Text(line, "bold") for line in words.stand_ins(table)]
+    if width < WIDE:
+        columns = _deciding(table, width)
+        parts += _grids(_across(table, columns), width)
+    else:
+        columns = table.columns
+        for group, own in table.groups:
+            parts.append(Text(group.capitalize(), "bold"))
+            parts += _grids(_down(table, own) if transposed(table, own) else _across(table, own), width)
+    parts += (Text(line, _QUIET) for line in _footer(table, columns))
+    return Group(*parts)
 
 
-def _deciding(table: Table) -> tuple[Column, ...]:
+def _deciding(table: Table, width: int) -> tuple[Column, ...]:
+    """What decides: weights, peak memory, time, perplexity, and the rate of generation where it fits."""
     shown = {column.metric for column in table.columns}
     peak = "peak_device_bytes" if "peak_device_bytes" in shown else "peak_rss_bytes"
-    return tuple(COLUMN[metric] for metric in ("weight_bytes", peak, "latency_s", "perplexity") if metric in shown)
+    time = "latency_s" if "latency_s" in shown else "token_latency_s"
+    columns = tuple(COLUMN[metric] for metric in ("weight_bytes", peak, time, "perplexity") if metric in shown)
+    more = (*columns, COLUMN["tokens_per_s"])
+    fits = "tokens_per_s" in shown and sum(map(_breadth, _across(table, more))) - _GAP <= width
+    return more if fits else columns
 
 
 _HEADINGS = {
@@ -53,29 +70,128 @@ _HEADINGS = {
     "weight_bytes": "Weights\nMB",
     "loaded_rss_bytes": "Loaded\nMB",
     "peak_rss_bytes": "Peak\nmemory MB",
+    "final_private_bytes": "Private at\nthe end, MB",
+    "final_shared_bytes": "Shared at\nthe end, MB",
+    "loaded_device_bytes": "Loaded on\ndevice, MB",
     "peak_device_bytes": "Peak\ndevice MB",
     "latency_s": "Sentence, ms\np50 / p95",
+    "first_token_s": "First token, ms\np50 / p95",
+    "token_latency_s": "Per token, ms\np50 / p95",
+    "generation_s": "Generation, ms\np50 / p95",
+    "sequential_s": "Prompts in\nturn, s",
+    "tokens_per_s": "Tokens\nper s",
+    "batch_s": "Prompts at\nonce, s",
+    "batch_tokens_per_s": "Batch,\ntokens/s",
     "perplexity": "Perplexity",
     "sentence_perplexity": "Sentence\nperplexity",
 }
 
+_Line = tuple[str, bool]
+"""What a line of a column says, and whether in full voice."""
+_Strip = tuple[str, list[_Line]]
+"""A column of a grid: heading and lines."""
 
-def _heading(column: Column) -> str:
-    return _HEADINGS[column.metric]
+
+def _across(table: Table, columns: Sequence[Column]) -> list[_Strip]:
+    """Rows down, metrics across: the column of names, then one for each metric."""
+    names: _Strip = ("", [])
+    strips: list[_Strip] = [(_HEADINGS.get(c.metric, f"{c.title}\n{c.unit}".strip()), []) for c in columns]
+    for row in table.rows:
+        base = table.run_of(row).baseline
+        for title, loud, texts in _lines(row, columns, "" if base is None else base.name):
+            names[1].append((title or row.label, loud))
+            for strip, text in zip(strips, texts, strict=True):
+                strip[1].append((text, loud))
+    return [names, *strips]
+
+
+def _down(table: Table, columns: Sequence[Column]) -> list[_Strip]:
+    """Metrics down, rows across."""
+    kinds = {column.metric: _kinds(table, column) for column in columns}
+    names: _Strip = ("", [])
+    for column in columns:
+        names[1].append((column.heading, True))
+        names[1].extend((kind, False) for kind in kinds[column.metric])
+    strips = [names]
+    for row in table.rows:
+        lines: list[_Line] = []
+        for column in columns:
+            cell = row.cells[column.metric]
+            lines.append((_value(column, cell), True))
+            beside = {"  ratio": _ratio(column, cell), "  published": _published(row.cells, column, columns)}
+            lines.extend((beside[kind], False) for kind in kinds[column.metric])
+        strips.append((row.label.replace(" (", "\n(").replace(" · ", "\n· "), lines))
+    return strips
+
+
+def _kinds(table: Table, column: Column) -> list[str]:
+    """Which further lines a metric takes, for any row."""
+    cells = [row.cells[column.metric] for row in table.rows]
+    ratio = ["  ratio"] if any(_ratio(column, cell) for cell in cells) else []
+    return [*ratio, "  published"] if any(cell.published for cell in cells) else ratio
+
+
+def _lines(row: Row, columns: Sequence[Column], base: str) -> Iterator[tuple[str, bool, list[str]]]:
+    """The lines of a row: name (empty for the row's own), whether it is in full voice, and a text for each column."""
+    cells = [(column, row.cells[column.metric]) for column in columns]
+    yield "", True, [_value(*cell) for cell in cells]
+    ratios = [_ratio(*cell) for cell in cells]
+    if any(ratios):
+        yield f"  ratio to {base}", False, ratios
+    beside = [_published(row.cells, column, columns) for column in columns]
+    if any(beside):
+        yield "  published", False, beside
+
+
+def _breadth(strip: _Strip) -> int:
+    """Characters a column takes."""
+    heading, lines = strip
+    return max(len(text) for text in (*heading.split("\n"), *(text for text, _ in lines))) + _GAP
+
+
+def _grids(strips: Sequence[_Strip], width: int) -> Iterator[RenderableType]:
+    """The columns as one grid, or as several below each other where the terminal is too narrow, each with the names."""
+    names, *rest = strips
+    while rest:
+        room, count = width + _GAP - _breadth(names), 0
+        while count < len(rest) and (count == 0 or room >= _breadth(rest[count])):
+            room -= _breadth(rest[count])
+            count += 1
+        yield _grid([names, *rest[:count]])
+        yield Text()
+        rest = rest[count:]
+
+
+def _grid(strips: Sequence[_Strip]) -> RichTable:
+    grid = RichTable(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold", show_edge=False)
+    for number, (heading, _) in enumerate(strips):
+        side: Literal["left", "right"] = "right" if number else "left"
+        grid.add_column(Text(heading, justify=side), justify=side, no_wrap=True)
+    for line in zip(*(lines for _, lines in strips), strict=True):
+        grid.add_row(*(Text(text, "" if loud else _QUIET) for text, loud in line))
+    return grid
 
 
 def _value(column: Column, cell: Cell) -> str:
+    mark, text = "~" if unstable(cell.figure) else "", "–"
     match cell.figure:
         case Size(value=value):
-            return words.significant(value / column.per_unit)
+            text = words.significant(value / column.per_unit)
         case Latency(p50=p50, p95=p95):
-            return " / ".join(words.significant(time / column.per_unit, 3) for time in (p50, p95))
+            text = mark + " / ".join(words.significant(time / column.per_unit, 3) for time in (p50, p95))
+        case Repeated(value=value):
+            text = mark + words.significant(value / column.per_unit)
+        case Count(value=value):
+            text = words.exactly(value)
+        case Answer(right=right, rounds=rounds):
+            text = f"{right} of {rounds}"
         case Estimate(interval=interval):
-            return f"{words.significant(interval.value)} ±{words.significant(words.plus_minus(interval), 2)}"
+            text = f"{words.significant(interval.value)} ±{words.significant(words.plus_minus(interval), 2)}"
         case Skipped():
-            return words.SKIPPED
+            text = words.SKIPPED
         case NotMeasured():
-            return "–"
+            pass
+    return text
 
 
 def _ratio(column: Column, cell: Cell) -> str:
@@ -83,14 +199,15 @@ def _ratio(column: Column, cell: Cell) -> str:
     match cell.figure:
         case Size(ratio=float() as ratio):
             return words.ratio_value(ratio, decimals)
-        case (Latency() | Estimate()) as figure if figure.ratio is not None:
+        case (Latency() | Repeated() | Estimate()) as figure if figure.ratio is not None:
             side = words.plus_minus(figure.ratio)
-            return f"{words.ratio_value(figure.ratio.value, decimals)} ±{words.ratio_value(side, decimals)}"
+            value = words.ratio_value(figure.ratio.value, decimals)
+            return f"{value} ±{words.ratio_value(side, decimals)}" if side else value
         case _:
             return ""
 
 
-def _published(cells: Mapping[str, Cell], column: Column, columns: tuple[Column, ...]) -> str:
+def _published(cells: Mapping[str, Cell], column: Column, columns: Sequence[Column]) -> str:
     figure = cells[column.metric].published
     if figure is not None:
         return words.published(figure, column)
@@ -101,14 +218,19 @@ def _published(cells: Mapping[str, Cell], column: Column, columns: tuple[Column,
     return ""
 
 
-def _footer(table: Table, columns: tuple[Column, ...]) -> list[str]:
-    lines = [words.machine(table), "MB are 10⁶ bytes. ± is the wider side of a 95 % interval; ratios are paired."]
+def _footer(table: Table, columns: Sequence[Column]) -> Iterator[str]:
+    if len(table.runs) > 1:
+        yield from (f"{mark}: {text}" for mark, text in words.runs(table))
+        yield words.differences(table)
+    else:
+        yield words.machine(table)
+    yield "MB are 10⁶ bytes. ± is the wider side of a 95 % interval, or of the range over rounds; ratios are paired."
     shown = {column.metric for column in columns}
     if "sentence_perplexity" not in shown and any(row.cells["sentence_perplexity"].published for row in table.rows):
-        lines.append("* published as a mean over sentences; see sentence perplexity in the report.")
+        yield "* published as a mean over sentences; see sentence perplexity in the report."
     if table.sources:
-        lines.append(f"Published: {'; '.join(table.sources)}")
-    missing = gaps(table)
-    if missing:
-        lines += ["", "Not measured", *(f"  {words.gap_sentence(gap, table)}" for gap in missing)]
-    return lines
+        yield f"Published: {'; '.join(table.sources)}"
+    if lines := words.warnings(table):
+        yield from ("", "Warnings", "~ " + words.UNSTABLE, *(f"  {line}" for line in lines))
+    if missing := gaps(table):
+        yield from ("", "Not measured", *(f"  {words.gap_sentence(gap, table)}" for gap in missing))

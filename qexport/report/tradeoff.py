@@ -1,19 +1,36 @@
-"""The chart of perplexity against memory."""
+"""The charts of perplexity against memory and against speed, with what no row beats on both."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 from qexport.report import words
-from qexport.report.labels import place_labels
-from qexport.report.palette import Spec, font_size, hue_scale, row_datum, tooltip
-from qexport.report.table import COLUMN, Estimate, Row, Size, Table
+from qexport.report.figures import Estimate, Latency, Size, plain
+from qexport.report.labels import Place, place_labels
+from qexport.report.palette import Spec, font_size, hue_scale, row_datum, shape_scale, tooltip
+from qexport.report.pareto import pareto
+from qexport.report.table import COLUMN, Column, Row, Table
 
 _MARGIN = (70, 60)
 """Pixels for axes and titles, left and below."""
+_FRONT = "Pareto front"
+_STEP = 6.0
+"""Pixels between the places of the front that labels keep clear of."""
+_MEMORY_AXIS: Mapping[str, str] = MappingProxyType({"weight_bytes": "Weights"})
+_SPEED_AXIS: Mapping[str, str] = MappingProxyType(
+    {
+        "token_latency_s": "Time for each token, p50",
+        "latency_s": "Time for each sentence, p50",
+    }
+)
+"""Titles of the axis by metric; the first metric that gives a chart is taken."""
+
+_Point = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -25,9 +42,9 @@ class _Frame:
     width: int
     height: int
 
-    def pixel(self, mb: float, ratio: float) -> tuple[float, float]:
+    def pixel(self, x: float, ratio: float) -> tuple[float, float]:
         (left, right), (low, high) = self.x, self.y
-        return (mb - left) / (right - left) * self.width, (high - ratio) / (high - low) * self.height
+        return (x - left) / (right - left) * self.width, (high - ratio) / (high - low) * self.height
 
     def data(self, pixel: tuple[float, float]) -> tuple[float, float]:
         (left, right), (low, high) = self.x, self.y
@@ -35,20 +52,41 @@ class _Frame:
 
 
 def perplexity_against_memory(table: Table, width: int) -> Spec | None:
-    """Perplexity ratio to fp32, with its interval, over bytes of weights; fp32 itself stands at 1."""
-    points = [point for row in table.rows if (point := _point(row, table.baseline)) is not None]
-    if len(points) < 2:
-        return None
+    """Perplexity ratio to the baseline, with its interval, over bytes of weights; the baseline itself stands at 1."""
+    return _tradeoff(table, width, _MEMORY_AXIS)
+
+
+def perplexity_against_speed(table: Table, width: int) -> Spec | None:
+    """The same over the time for a token, or for a sentence where no tokens were generated."""
+    return _tradeoff(table, width, _SPEED_AXIS)
+
+
+def _tradeoff(table: Table, width: int, axes: Mapping[str, str]) -> Spec | None:
+    for metric, title in axes.items():
+        points = [point for row in table.rows if (point := _point(table, row, COLUMN[metric])) is not None]
+        if len(points) >= 2:
+            return _chart(table, points, width, f"{title}, {COLUMN[metric].unit}")
+    return None
+
+
+def _chart(table: Table, points: list[_Point], width: int, title: str) -> Spec:
+    fronts = _mark_fronts(points)
     frame = _frame(points, width)
-    labels = [point | place for point, place in zip(points, _labels(points, frame, font_size(width)), strict=True)]
-    x, y = _axes(frame)
-    at = {"x": x | {"field": "mb"}, "y": y | {"field": "ratio"}}
+    labelled, named = _labels(points, fronts, frame, font_size(width))
+    x, y = _axes(frame, title, words.against(table))
+    at = {"x": x | {"field": "x"}, "y": y | {"field": "ratio"}}
     hue = hue_scale(table)
+    front: Spec = {"type": "text", "baseline": "middle", "fontStyle": "italic", "color": "@muted"}
     layers = [
         {
             "data": {"values": [{"ratio": 1}]},
             "mark": {"type": "rule", "color": "@muted", "strokeDash": [4, 4]},
             "encoding": {"y": at["y"]},
+        },
+        {
+            "transform": [{"filter": "datum.front"}],
+            "mark": {"type": "line", "color": "@muted", "strokeWidth": 2, "opacity": 0.7},
+            "encoding": at | {"detail": {"field": "run"}, "order": {"field": "x"}},
         },
         {
             "mark": {"type": "errorbar", "ticks": {"size": 7}, "thickness": 1.5},
@@ -60,87 +98,143 @@ def perplexity_against_memory(table: Table, width: int) -> Spec | None:
             "encoding": at | {"x2": {"field": "end_x"}, "y2": {"field": "end_y"}},
         },
         {
-            "mark": {"type": "point", "filled": True, "size": 62, "strokeWidth": 2, "opacity": 1},
+            "mark": {"type": "point", "filled": True, "strokeWidth": 2, "opacity": 1},
             "encoding": at
             | {
                 "stroke": hue,
                 "fill": {"condition": {**hue, "test": "datum.whole"}, "value": "@surface"},
-                "tooltip": tooltip("row", "weights", "perplexity", "against"),
+                "shape": shape_scale(table),
+                "size": {"condition": {"test": "datum.front", "value": 130}, "value": 50},
+                "tooltip": tooltip("row", "figure_x", "perplexity", "against", "on_front"),
             },
         },
         {
             "mark": {"type": "text", "align": "center", "baseline": "middle", "color": "@ink"},
+            "encoding": {
+                "x": x | {"field": "text_x"},
+                "y": y | {"field": "text_y"},
+                "text": {"field": "row"},
+            },
+        },
+        {
+            "data": {"values": named},
+            "mark": front,
             "encoding": {"x": x | {"field": "text_x"}, "y": y | {"field": "text_y"}, "text": {"field": "row"}},
         },
     ]
-    return {"data": {"values": labels}, "width": frame.width, "height": frame.height, "layer": layers}
+    return {"data": {"values": labelled}, "width": frame.width, "height": frame.height, "layer": layers}
 
 
-def _point(row: Row, baseline: Row | None) -> dict[str, Any] | None:
-    weights, perplexity = row.figure("weight_bytes"), row.figure("perplexity")
-    if not isinstance(weights, Size) or not isinstance(perplexity, Estimate):
+def _point(table: Table, row: Row, column: Column) -> _Point | None:
+    at, perplexity = row.figure(column.metric), row.figure("perplexity")
+    if not isinstance(at, Size | Latency) or not isinstance(perplexity, Estimate) or row.stand_in:
         return None
     ratio = perplexity.ratio
-    if row is baseline:
+    if row is table.run_of(row).baseline:
         value, low, high, against = 1.0, 1.0, 1.0, "1: all ratios refer to it"
     elif ratio is not None and math.isfinite(ratio.high - ratio.low):
         value, low, high = ratio.value, ratio.low, ratio.high
         against = words.ratio_with_interval(ratio, COLUMN["perplexity"])
     else:
         return None
+    x = (plain(at) or 0.0) / column.per_unit
     return row_datum(row) | {
-        "mb": weights.value / 1e6,
+        "x": x,
         "ratio": value,
         "low": low,
         "high": high,
-        "weights": f"{words.significant(weights.value / 1e6)} MB",
+        "figure_x": f"{words.significant(x)} {column.unit}",
         "perplexity": words.significant(perplexity.interval.value),
         "against": against,
     }
 
 
-def _frame(points: Sequence[dict[str, Any]], width: int) -> _Frame:
+def _mark_fronts(points: Sequence[_Point]) -> list[list[_Point]]:
+    """Mark the points that no other one of their run beats, and give those of each run, from left to right."""
+    fronts = []
+    for run in dict.fromkeys(point["run"] for point in points):
+        own = [point for point in points if point["run"] == run]
+        best = pareto([(point["x"], point["ratio"]) for point in own])
+        for index, point in enumerate(own):
+            point |= {"front": index in best, "on_front": "yes" if index in best else "no"}
+        fronts.append([own[index] for index in best])
+    return fronts
+
+
+def _frame(points: Sequence[_Point], width: int) -> _Frame:
     low, high = min(point["low"] for point in points), max(point["high"] for point in points)
     pad = max((high - low) * 0.12, 1e-4)
     return _Frame(
-        x=(0.0, max(point["mb"] for point in points) * 1.06),
+        x=(0.0, max(point["x"] for point in points) * 1.06),
         y=(low - pad, high + pad),
         width=width - _MARGIN[0],
-        height=min(300, width) - _MARGIN[1] + 60,
+        height=min(300, width) - _MARGIN[1] + 60 + 8 * max(0, len(points) - 8),
     )
 
 
-def _axes(frame: _Frame) -> tuple[Spec, Spec]:
+def _axes(frame: _Frame, title: str, base: str) -> tuple[Spec, Spec]:
     x = {
         "type": "quantitative",
         "scale": {"domain": list(frame.x), "nice": False},
-        "axis": {"title": "Weights, MB", "grid": False, "tickCount": 6},
+        "axis": {"title": title, "grid": False, "tickCount": 6},
     }
     y = {
         "type": "quantitative",
         "scale": {"domain": list(frame.y), "nice": False, "zero": False},
-        "axis": {"title": "Perplexity, ratio to fp32", "tickCount": 6, "domain": False, "ticks": False},
+        "axis": {"title": f"Perplexity, ratio to {base}", "tickCount": 6, "domain": False, "ticks": False},
     }
     return x, y
 
 
-def _labels(points: Sequence[dict[str, Any]], frame: _Frame, size: int) -> list[dict[str, Any]]:
-    """Where the label of each point stands, in data units, and where a line from point to label ends."""
+_Pixel = tuple[float, float]
+
+
+def _labels(
+    points: Sequence[_Point], fronts: Sequence[Sequence[_Point]], frame: _Frame, size: int
+) -> tuple[list[_Point], list[_Point]]:
+    """The points with the places of their labels, and the labels of the fronts, in data units."""
+    lines = [[frame.pixel(point["x"], point["ratio"]) for point in front] for front in fronts]
+    steps = [step for line in lines for step in _along(line)]
+    wanted: list[tuple[str, _Pixel, _Pixel]] = [
+        (
+            point["row"],
+            frame.pixel(point["x"], point["ratio"]),
+            (frame.pixel(0, point["high"])[1], frame.pixel(0, point["low"])[1]),
+        )
+        for point in points
+    ]
+    for line in (line for line in lines if len(line) > 1):
+        middle = _middle(line)
+        wanted.append((_FRONT, middle, (middle[1], middle[1])))
     places = place_labels(
-        [
-            (
-                point["row"],
-                frame.pixel(point["mb"], point["ratio"]),
-                (frame.pixel(0, point["high"])[1], frame.pixel(0, point["low"])[1]),
-            )
-            for point in points
-        ],
+        wanted,
         canvas=(frame.width, frame.height),
         font_size=size,
         obstacle_y=frame.pixel(0, 1.0)[1],
+        obstacles=steps,
     )
+    placed = [_in_data(place, frame.data) for place in places]
+    labelled = [point | place for point, place in zip(points, placed, strict=False)]
+    return labelled, [{"row": _FRONT} | place for place in placed[len(points) :]]
+
+
+def _in_data(place: Place, data: Callable[[_Pixel], _Pixel]) -> _Point:
+    """Where a label stands, and where a line from point to label ends."""
+    (text_x, text_y), (end_x, end_y) = data(place.centre), data(place.anchor)
+    return {"text_x": text_x, "text_y": text_y, "end_x": end_x, "end_y": end_y, "leader": place.leader}
+
+
+def _along(line: Sequence[_Pixel]) -> list[_Pixel]:
+    """Places on a line of several parts, :data:`_STEP` apart."""
     return [
-        dict(zip(("text_x", "text_y", "end_x", "end_y"), (*frame.data(p.centre), *frame.data(p.anchor)), strict=True))
-        | {"leader": p.leader}
-        for p in places
+        (start[0] + (end[0] - start[0]) * part / count, start[1] + (end[1] - start[1]) * part / count)
+        for start, end in pairwise(line)
+        for count in [max(1, math.ceil(math.dist(start, end) / _STEP))]
+        for part in range(1, count)
     ]
+
+
+def _middle(line: Sequence[_Pixel]) -> _Pixel:
+    """The middle of the longest part of a line."""
+    start, end = max(pairwise(line), key=lambda part: math.dist(*part))
+    return (start[0] + end[0]) / 2, (start[1] + end[1]) / 2

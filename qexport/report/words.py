@@ -6,18 +6,18 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from qexport.record import Published
-from qexport.report.table import (
-    COLUMN,
-    Column,
+from qexport.record import Measurement, Published
+from qexport.report.figures import (
+    Answer,
     Estimate,
-    Gap,
+    Figure,
     Latency,
-    Row,
+    Repeated,
     Size,
-    Table,
-    measured_conditions,
+    plain,
+    unstable,
 )
+from qexport.report.table import COLUMN, MUST_AGREE, Column, Gap, Row, Run, Table
 from qexport.stats import Interval
 
 SKIPPED, NOT_MEASURED = "skipped", "not measured"
@@ -46,7 +46,7 @@ def published(figure: Published, column: Column) -> str:
 
 def ratio_digits(column: Column) -> int:
     """Decimals of a ratio: INT8 costs perplexity in the third one."""
-    return 4 if column.unit == "" else 3
+    return 4 if column.form in {"corpus", "sentences"} else 3
 
 
 def ratio_value(value: float, decimals: int) -> str:
@@ -56,7 +56,7 @@ def ratio_value(value: float, decimals: int) -> str:
 
 def ratio_with_interval(ratio: Interval, column: Column) -> str:
     value, low, high = (ratio_value(part, ratio_digits(column)) for part in (ratio.value, ratio.low, ratio.high))
-    return f"{value}× ({low} to {high})"
+    return f"{value}×" if ratio.low == ratio.high else f"{value}× ({low} to {high})"
 
 
 def plus_minus(interval: Interval) -> float:
@@ -75,9 +75,42 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(front)} and {last}" if front else last
 
 
+def unstable_note(figure: Figure) -> str:
+    """What to say beside a figure whose rounds lie too far apart; else nothing."""
+    if not isinstance(figure, Latency | Repeated) or not unstable(figure):
+        return ""
+    return f"unstable: rounds differ by {figure.spread:.0%}".replace("%", " %")
+
+
+def warnings(table: Table) -> tuple[str, ...]:
+    """One line for each row that has unstable figures, with the metrics and how far their rounds lie apart."""
+    lines = []
+    for row in table.rows:
+        notes = [
+            f"{column.title.lower()} ({note.removeprefix('unstable: ')})"
+            for column in table.columns
+            if (note := unstable_note(row.figure(column.metric)))
+        ]
+        if notes:
+            lines.append(f"{row.label}: unstable in {listed(notes)}")
+    return tuple(lines)
+
+
+UNSTABLE = (
+    "Unstable: the medians of the rounds spread by more than 10 %. Something else took the machine's time, or its clock "
+    "moved; measure again before you rely on these figures."
+)
+
+
+def against(table: Table) -> str:
+    """What ratios are to: ``fp32``, or in words where runs have unlike baselines."""
+    names = tuple(dict.fromkeys(row.name for row in table.baselines))
+    return names[0] if len(names) == 1 else "the run's baseline"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Highlight:
-    """One answer of the table: who, how much, and what that is against fp32."""
+    """One answer of the table: who, how much, and what that is against the baseline."""
 
     question: str
     rows: tuple[str, ...]
@@ -90,81 +123,109 @@ class Highlight:
 
 
 def highlights(table: Table) -> tuple[Highlight, ...]:
-    """Smallest, fastest, least perplexity lost: what can be said of the run, in that order."""
-    found = (_smallest(table), _fastest(table), _least_lost(table))
+    """Smallest, fastest, least perplexity lost: what can be said of each run, in that order."""
+    found = (answer(run) for run in table.runs for answer in (_smallest, _fastest, _least_lost))
     return tuple(highlight for highlight in found if highlight is not None)
 
 
-def _against(table: Table) -> tuple[Row, ...]:
-    return tuple(row for row in table.rows if row is not table.baseline)
+def _question(words: str, run: Run) -> str:
+    return f"{words}, {run.mark}" if run.mark else words
 
 
-def _smallest(table: Table) -> Highlight | None:
-    sizes = {row.label: figure for row in _against(table) if isinstance(figure := row.figure("weight_bytes"), Size)}
+def _smallest(run: Run) -> Highlight | None:
+    sizes = {row.label: figure for row in run.others if isinstance(figure := row.figure("weight_bytes"), Size)}
     if not sizes:
         return None
     least = min(figure.value for figure in sizes.values())
     rows = tuple(label for label, figure in sizes.items() if figure.value == least)
     ratio = sizes[rows[0]].ratio
-    detail = "no fp32 row to compare with" if ratio is None else f"{ratio_value(ratio, 3)} of fp32's weights"
-    if ratio is not None and ratio >= 1:
-        detail = f"{ratio_value(ratio, 3)} times fp32's weights, so no row is smaller"
+    if ratio is None or run.baseline is None:
+        detail = "no baseline to compare with"
+    elif ratio >= 1:
+        detail = f"{ratio_value(ratio, 3)} times {run.baseline.name}'s weights, so no row is smaller"
+    else:
+        detail = f"{ratio_value(ratio, 3)} of {run.baseline.name}'s weights"
     return Highlight(
-        question="Smallest weights",
+        question=_question("Smallest weights", run),
         rows=rows,
         figure=f"{significant(least / 1e6)} MB",
         detail=detail,
     )
 
 
-def _fastest(table: Table) -> Highlight | None:
-    times = [(row.label, figure) for row in _against(table) if isinstance(figure := row.figure("latency_s"), Latency)]
-    compared = [(label, figure.ratio) for label, figure in times if figure.ratio is not None]
-    if not compared:
-        return None
-    label, best = min(compared, key=lambda pair: pair[1].value)
-    p50 = significant(dict(times)[label].p50 * 1e3)
+_SPEEDS = {
+    "token_latency_s": "ms a token at p50",
+    "latency_s": "ms a sentence at p50",
+    "tokens_per_s": "tokens per second",
+}
+"""What "fastest" is decided by, the first that has ratios, and how its figure reads."""
+
+
+def _fastest(run: Run) -> Highlight | None:
+    for metric, reads in _SPEEDS.items():
+        compared = [
+            (row, ratio)
+            for row in run.others
+            if isinstance(figure := row.figure(metric), Latency | Repeated) and (ratio := figure.ratio) is not None
+        ]
+        if compared and run.baseline is not None:
+            return _fastest_by(COLUMN[metric], reads, compared, run.baseline.name, run)
+    return None
+
+
+def _fastest_by(column: Column, reads: str, compared: Sequence[tuple[Row, Interval]], base: str, run: Run) -> Highlight:
+    higher = column.higher_is_better
+    row, best = (max if higher else min)(compared, key=lambda pair: pair[1].value)
+    shown = significant((plain(row.figure(column.metric)) or 0.0) / column.per_unit)
     low, high = ratio_value(best.low, 3), ratio_value(best.high, 3)
-    detail = f"{ratio_value(best.value, 3)} of fp32's time (95 % interval {low} to {high})"
+    spread = f"range over rounds {low} to {high}" if column.form == "rounds" else f"95 % interval {low} to {high}"
+    detail = f"{ratio_value(best.value, 3)} of {base}'s {'rate' if higher else 'time'} ({spread})"
     if no_difference(best):
         detail += ": no measurable difference"
-    elif best.value > 1:
-        detail += ": no row is faster than fp32"
-    level = [other for other, ratio in compared if other != label and ratio.low <= best.high]
+    elif (best.value < 1) if higher else (best.value > 1):
+        detail += f": no row is faster than {base}"
+    level = [
+        other.label
+        for other, ratio in compared
+        if other is not row and (ratio.high >= best.low if higher else ratio.low <= best.high)
+    ]
     if level:
         detail += f", not measurably apart from {listed(level)}"
+    if unstable(row.figure(column.metric)):
+        detail += "; unstable"
     return Highlight(
-        question="Fastest",
-        rows=(label,),
-        figure=f"{p50} ms a sentence at p50",
+        question=_question("Fastest", run),
+        rows=(row.label,),
+        figure=f"{shown} {reads}",
         detail=detail,
     )
 
 
-def _least_lost(table: Table) -> Highlight | None:
+def _least_lost(run: Run) -> Highlight | None:
     ratios = {
         row.label: figure.ratio
-        for row in _against(table)
+        for row in run.others
         if isinstance(figure := row.figure("perplexity"), Estimate) and figure.ratio is not None
     }
     ratios = {label: ratio for label, ratio in ratios.items() if math.isfinite(ratio.value)}
-    if not ratios:
+    if not ratios or run.baseline is None or run.stand_in:
         return None
+    base = run.baseline.name
     level = tuple(label for label, ratio in ratios.items() if no_difference(ratio))
     label, best = min(ratios.items(), key=lambda pair: pair[1].value)
     worst_label, worst = max(ratios.items(), key=lambda pair: pair[1].value)
     most = "" if len(ratios) == 1 else f"; most lost by {worst_label}, {_interval_words(worst)}"
     if level:
         return Highlight(
-            question="Least perplexity lost",
+            question=_question("Least perplexity lost", run),
             rows=level,
             figure="no measurable difference",
-            detail=f"the interval of the ratio to fp32 contains 1{most}",
+            detail=f"the interval of the ratio to {base} contains 1{most}",
         )
     return Highlight(
-        question="Least perplexity lost",
+        question=_question("Least perplexity lost", run),
         rows=(label,),
-        figure=f"{ratio_value(best.value, 4)} of fp32's perplexity",
+        figure=f"{ratio_value(best.value, 4)} of {base}'s perplexity",
         detail=f"95 % interval {ratio_value(best.low, 4)} to {ratio_value(best.high, 4)}{most}",
     )
 
@@ -175,19 +236,90 @@ def _interval_words(ratio: Interval) -> str:
 
 
 def coverage(table: Table) -> str:
-    """How many rows there are and how many were measured, and whether there is an fp32 row to compare with."""
+    """How many rows there are and how many were measured, and which row they are compared with."""
     measured = sum(row.measured for row in table.rows)
+    models = listed(table.models)
     if not measured:
-        return f"None of the {len(table.rows)} rows of {table.model} could be measured."
-    first = f"{measured} of {len(table.rows)} rows of {table.model} were measured"
-    baseline = table.baseline
-    if baseline is None or not baseline.measured:
-        return f"{first}; without a measured fp32 row there are no ratios."
-    return f"{first} and compared with fp32."
+        return f"None of the {len(table.rows)} rows of {models} could be measured."
+    first = f"{measured} of {len(table.rows)} rows of {models} were measured"
+    if len(table.runs) > 1:
+        return f"{first} in {len(table.runs)} runs; rows are compared with the baseline of their own run only."
+    if not table.baselines:
+        return f"{first}; without a measured fp32 row, or another in floating point, there are no ratios."
+    return f"{first} and compared with {against(table)}."
+
+
+def stand_ins(table: Table) -> tuple[str, ...]:
+    """What must be said of each model that is a stand-in."""
+    models = dict.fromkeys(run.model for run in table.runs if run.stand_in)
+    return tuple(
+        f"A stand-in of {model}: its architecture with random weights. Time and memory count, quality says nothing; "
+        "published figures are the real model's."
+        for model in models
+    )
 
 
 def paragraph(table: Table) -> str:
     return " ".join([coverage(table), *(highlight.sentence for highlight in highlights(table))])
+
+
+def runs(table: Table) -> tuple[tuple[str, str], ...]:
+    """What the mark of each run stands for, as (mark, text) pairs; nothing where there is one run."""
+    return tuple((run.mark, _run(run)) for run in table.runs if run.mark)
+
+
+def _run(run: Run) -> str:
+    measured = [record for record in run.records if record.skipped is None]
+    conditions = [record.conditions for record in measured]
+    digests = dict.fromkeys(c.text_sha256[:8] for c in conditions if c.text_sha256)
+    parts = (
+        run.name,
+        f"{run.model} (stand-in)" if run.stand_in else run.model,
+        _distinct(c.machine for c in conditions),
+        _distinct(f"{c.provider} {c.device}".strip() for c in conditions),
+        _distinct(f"{c.threads} threads" for c in conditions if c.threads),
+        _distinct(c.runtime for c in conditions),
+        f"token ids sha256 {', '.join(digests)}" if digests else "",
+    )
+    return " · ".join(part for part in parts if part)
+
+
+def differences(table: Table) -> str:
+    """In what the runs differ, in one sentence; empty where there is one run."""
+    if len(table.runs) < 2:
+        return ""
+    names = {"text_sha256": "text", "isa": "instruction set"}
+    found = [names.get(name, name) for name in (*MUST_AGREE, "runtime") if _differs(table, name)]
+    models = {(run.model, run.stand_in) for run in table.runs}
+    found = ["model", *found] if len(models) > 1 else found
+    if not found:
+        return "The runs agree in model, machine and text; they were made at different times, and ratios stay within a run."
+    return f"The runs differ in {listed(found)}. Ratios stay within a run."
+
+
+def _differs(table: Table, name: str) -> bool:
+    """Whether a condition of any metric that several runs measured is unlike."""
+    by_metric: dict[str, set[frozenset[object]]] = {}
+    for run in table.runs:
+        values: dict[str, set[object]] = {}
+        for record in run.records:
+            if record.skipped is None:
+                values.setdefault(record.metric, set()).add(getattr(record.conditions, name))
+        for metric, own in values.items():
+            by_metric.setdefault(metric, set()).add(frozenset(own))
+    return any(len(distinct) > 1 for distinct in by_metric.values())
+
+
+def answers(table: Table) -> tuple[tuple[str, str], ...]:
+    """The prompt, what was expected, and what each row answered, as pairs; nothing where nobody was asked."""
+    found = [(row, figure) for row in table.rows if isinstance(figure := row.figure("response_correct"), Answer)]
+    prompts = tuple(("Prompt", prompt) for prompt in dict.fromkeys(figure.prompt for _, figure in found) if prompt)
+    expected = tuple(("Expected", text) for text in dict.fromkeys(figure.expected for _, figure in found) if text)
+    return (*prompts, *expected, *((row.label, f"{rightly(figure)}: {figure.response}") for row, figure in found))
+
+
+def rightly(answer: Answer) -> str:
+    return f"right in {answer.right} of {answer.rounds}"
 
 
 def gap_sentence(gap: Gap, table: Table) -> str:
@@ -235,50 +367,79 @@ def runtimes(table: Table) -> str:
 
 
 def text_of(table: Table, metric: str) -> str:
-    """What a metric was measured on: text, how it was cut, how much of it, digest."""
-    conditions = measured_conditions(table, metric)
-    figures = [row.figure(metric) for row in table.rows]
-    amount = ""
-    for figure in figures:
-        if isinstance(figure, Estimate):
-            amount = f"{figure.sequences:,} sequences, {figure.tokens:,} scored tokens"
-            break
-        if isinstance(figure, Latency):
-            rounds = len({number for _, _, number in figure.samples})
-            amount = f"{len(figure.samples) // rounds:,} sentences, {rounds} rounds"
-            break
+    """What a metric was measured on: text, how it was cut, how much of it, digest; for each run where they differ."""
+    texts = [text for run in table.runs if (text := _text_of(run, metric))]
+    return "; ".join(dict.fromkeys(texts))
+
+
+def _text_of(run: Run, metric: str) -> str:
+    conditions = next((r.conditions for r in run.records if r.metric == metric and r.skipped is None), None)
     if conditions is None:
         return ""
+    amount = next((amount for row in run.rows if (amount := _amount(row.figure(metric)))), "")
     digest = f"token ids sha256 {conditions.text_sha256[:12]}" if conditions.text_sha256 else ""
     return ", ".join(part for part in (conditions.text, conditions.sequence, amount, digest) if part)
+
+
+def _amount(figure: Figure) -> str:
+    match figure:
+        case Estimate(sequences=sequences, tokens=tokens):
+            return f"{sequences:,} sequences, {tokens:,} scored tokens"
+        case Latency(samples=samples):
+            rounds = len({number for _, _, number in samples})
+            return f"{len(samples) // rounds:,} sequences, {rounds} rounds"
+        case Repeated(rounds=rounds):
+            return f"{rounds} rounds"
+        case _:
+            return ""
 
 
 def conditions(table: Table) -> tuple[tuple[str, str], ...]:
     """The conditions of the run as (name, text) pairs, without empty ones."""
     measured = [record for record in table.records if record.skipped is None]
-    versions = dict(sorted(pair for record in measured for pair in record.conditions.versions.items()))
     pairs = (
-        ("Model", table.model),
+        ("Model", listed(f"{run.model} (stand-in)" if run.stand_in else run.model for run in _first_of_model(table))),
         ("Machine", machine(table)),
         ("Runtime", runtimes(table)),
-        *(
-            (f"Text for {COLUMN[metric].title.lower()}", text_of(table, metric))
-            for metric in ("latency_s", "perplexity", "sentence_perplexity")
-        ),
+        *_texts(table),
         ("Engine", _distinct(record.engine for record in measured)),
-        (
-            "Versions",
-            ", ".join(f"{name} {version}" for name, version in versions.items()),
-        ),
+        ("Versions", _versions(measured)),
         ("qexport", _distinct(record.conditions.commit for record in measured)),
         ("Published figures", "; ".join(table.sources)),
     )
     return tuple((name, text) for name, text in pairs if text)
 
 
+def _first_of_model(table: Table) -> Iterable[Run]:
+    return {(run.model, run.stand_in): run for run in reversed(table.runs)}.values()
+
+
+def _texts(table: Table) -> tuple[tuple[str, str], ...]:
+    """The text of every metric that was fed one; metrics with the same are named together."""
+    metrics: dict[str, list[str]] = {}
+    for column in table.columns:
+        fed = (r.conditions for r in table.records if r.metric == column.metric and r.skipped is None)
+        if any(conditions.text or conditions.text_sha256 for conditions in fed):
+            metrics.setdefault(text_of(table, column.metric), []).append(column.title.lower())
+    return tuple((f"Text for {listed(titles)}", text) for text, titles in metrics.items())
+
+
+def _versions(measured: Sequence[Measurement]) -> str:
+    versions: dict[str, dict[str, None]] = {}
+    for record in measured:
+        for name, version in record.conditions.versions.items():
+            versions.setdefault(name, {})[version] = None
+    return ", ".join(f"{name} {' and '.join(found)}" for name, found in sorted(versions.items()))
+
+
 def settings(table: Table) -> tuple[tuple[str, str], ...]:
     """How each row was made, as (row, text) pairs: what was chosen, and what the machine decided."""
-    found = {record.row: record.settings for record in table.records if record.settings}
+    found = {
+        f"{record.row} · {run.mark}" if run.mark else record.row: record.settings
+        for run in table.runs
+        for record in run.records
+        if record.settings
+    }
     return tuple(
         (row, ", ".join(f"{name.replace('_', ' ')} {_setting(value)}" for name, value in values.items()))
         for row, values in found.items()
@@ -291,63 +452,19 @@ def _setting(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-DEFINITIONS: Sequence[tuple[str, str]] = (
+def definitions(table: Table) -> tuple[tuple[str, str], ...]:
+    """What each shown figure means, then what ratios and units are, as (name, text) pairs."""
+    return (*((column.title, column.meaning) for column in table.columns), *_ALWAYS)
+
+
+_ALWAYS = (
     (
-        "Perplexity",
+        "Ratio",
         (
-            "exp(Σ NLL / Σ tokens): the summed negative log-likelihood, in nats, over the number of scored tokens, "
-            "over the same windows of text for every row. The interval is a 95 % percentile bootstrap over windows."
+            "To the baseline of the same run, paired: perplexities over the same windows, resampled together; latencies "
+            "as the median over pairs of the same sequence in the same round, with a 95 % interval; what is measured "
+            "once a round, round by round, with the range over rounds. One that contains 1 is no measurable difference."
         ),
-    ),
-    (
-        "Sentence perplexity",
-        (
-            "The mean over sentences of each sentence's own perplexity. Short and unlikely sentences dominate it, "
-            "so it is another figure than perplexity, and the two are never compared."
-        ),
-    ),
-    (
-        "Ratio to fp32",
-        (
-            "Paired: perplexities over the same windows, resampled together; latencies as the median over pairs of the "
-            "same sentence in the same round. An interval that contains 1 is no measurable difference."
-        ),
-    ),
-    (
-        "Latency per sentence",
-        (
-            "Wall-clock time of one forward pass over one sentence, warm-ups left out. p50 and p95 are percentiles over "
-            "all sentences and rounds, so their distance holds the sentences' lengths too."
-        ),
-    ),
-    (
-        "On disk",
-        "The sizes of all files of the artifact, tokenizer and configuration included.",
-    ),
-    (
-        "Weights",
-        (
-            "The bytes of the weights as stored, scales and zero points included, tied weights counted once. "
-            "Published memory figures stand beside this one."
-        ),
-    ),
-    (
-        "Loaded",
-        (
-            "The resident memory that loading the artifact adds to a process whose runtime is warm: the weights, what "
-            "the kernels pack of them, and the graph."
-        ),
-    ),
-    (
-        "Peak memory",
-        (
-            "The highest resident memory of a fresh process that loads the artifact and runs a few sentences: "
-            "interpreter and runtime are in it, so rows that need torch carry torch."
-        ),
-    ),
-    (
-        "Peak device memory",
-        "The highest memory in use on the accelerator. Measured on CUDA only.",
     ),
     (
         "Units",

@@ -18,12 +18,16 @@ from qexport.runtime import Provider
 from qexport.schemes import SchemeResult, with_fields
 from qexport.torch_runtime import (
     BLOCK_SIZE,
+    Compute,
     linear_modules,
-    load_quantized,
+    load_model,
     quantized_modules,
     require_same_modules,
     require_torch_provider,
+    stored_tensor_bytes,
+    torch_dtype,
     torch_logits,
+    torch_versions,
 )
 
 if TYPE_CHECKING:
@@ -35,22 +39,22 @@ if TYPE_CHECKING:
 
 Kind = Literal["int8", "fp4", "nf4"]
 
-_HEADER_LENGTH_BYTES = 8
-
 
 @dataclass(frozen=True, kw_only=True)
 class Bnb:
-    """All linear layers but the output embedding, through transformers' ``BitsAndBytesConfig``; the rest in float32."""
+    """All linear layers but the output embedding, through transformers' ``BitsAndBytesConfig``."""
 
     kind: Kind
     outlier_threshold: float = 6.0
     """``int8`` only: activation columns with a value of at least this are multiplied in full precision."""
     double_quant: bool = False
     """``fp4`` and ``nf4`` only: the scales of the blocks are quantized too."""
+    compute: Compute = "fp32"
+    """Of the arithmetic, and of all that is not quantized."""
     provider: Provider = "cpu"
     """Where the weights are quantized."""
 
-    OPTIONS: ClassVar[tuple[str, ...]] = ("double_quant",)
+    OPTIONS: ClassVar[tuple[str, ...]] = ("double_quant", "compute")
     takes_nodes: ClassVar[bool] = False
 
     def configured(self, choices: Mapping[str, object]) -> Bnb:
@@ -74,8 +78,12 @@ class Bnb:
             )
         require_torch_provider(self.provider)
         pickled = any(file.suffix != ".safetensors" for file in source.weight_files)
-        model = load_quantized(
-            source.path, provider=self.provider, quantization=self._config(), safetensors=not pickled
+        model = load_model(
+            source.path,
+            provider=self.provider,
+            compute=self.compute,
+            quantization=self._config(),
+            safetensors=not pickled,
         )
         quantized = self._verified(source.name, model)
         # Before anything runs: on some processors the first run repacks the weights and rounds their scales.
@@ -86,11 +94,10 @@ class Bnb:
             quantized=quantized,
             weight_bytes=stored_tensor_bytes(folder),
             settings=self._settings(),
-            versions=_versions(),
+            versions=torch_versions(),
         )
 
     def _config(self) -> BitsAndBytesConfig:
-        import torch
         from transformers import BitsAndBytesConfig
 
         settings: dict[str, Any] = {"load_in_8bit": True, "llm_int8_threshold": self.outlier_threshold}
@@ -98,7 +105,7 @@ class Bnb:
             settings = {
                 "load_in_4bit": True,
                 "bnb_4bit_quant_type": self.kind,
-                "bnb_4bit_compute_dtype": torch.float32,
+                "bnb_4bit_compute_dtype": torch_dtype(self.compute),
                 "bnb_4bit_use_double_quant": self.double_quant,
             }
         factory: Any = BitsAndBytesConfig
@@ -106,9 +113,10 @@ class Bnb:
         return config
 
     def _settings(self) -> dict[str, str | int | float | bool]:
+        common = {"weight_dtype": self.kind, "compute": self.compute}
         if self.kind == "int8":
-            return {"weight_dtype": self.kind, "outlier_threshold": self.outlier_threshold}
-        return {"weight_dtype": self.kind, "block_size": BLOCK_SIZE, "double_quant": self.double_quant}
+            return common | {"outlier_threshold": self.outlier_threshold}
+        return common | {"block_size": BLOCK_SIZE, "double_quant": self.double_quant}
 
     def _verified(self, name: str, model: PreTrainedModel) -> tuple[QuantizedNode, ...]:
         wanted = dict.fromkeys(linear_modules(model.config), self.kind)
@@ -135,28 +143,3 @@ class Bnb:
             raise UnsupportedHere(f"{name}: bitsandbytes {self.kind} cannot run here ({error})") from error
         if not np.isfinite(logits).all():
             raise ContractError(f"{name}: bitsandbytes {self.kind} computes logits that are not finite")
-
-
-def stored_tensor_bytes(folder: Path) -> int:
-    """Bytes of all tensors in a folder's safetensors files: weights with their scales and states, tied ones once.
-
-    Such a file is the length of its header, the header, and the tensors.
-    """
-    total = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as handle:
-            header = int.from_bytes(handle.read(_HEADER_LENGTH_BYTES), "little")
-        total += path.stat().st_size - _HEADER_LENGTH_BYTES - header
-    return total
-
-
-def _versions() -> dict[str, str]:
-    import bitsandbytes
-    import torch
-    import transformers
-
-    return {
-        "bitsandbytes": bitsandbytes.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }

@@ -50,6 +50,7 @@ def test_a_wheel_carries_the_bundle_with_it(tmp_path):
         "from qexport.inputs.text import load_text\n"
         "experiment = load_experiment(bundled('models/reference.toml'))\n"
         "load_experiment(bundled('models/gpt2.toml'))\n"
+        "assert load_experiment(bundled('models/llama-3-8b.toml')).prompts_path.is_file()\n"
         "print(qexport.__file__, experiment.model, experiment.evaluation_path, experiment.calibration_path, sep='\\n')\n"
         "print(len(load_text(experiment.evaluation_path).documents))\n"
     )

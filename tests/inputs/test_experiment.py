@@ -4,7 +4,7 @@ import pytest
 
 from qexport.errors import InputError
 from qexport.inputs.bundled import bundled
-from qexport.inputs.experiment import DEFAULT_ROWS, default_experiment, load_experiment
+from qexport.inputs.experiment import DEFAULT_ROWS, SessionPlan, default_experiment, load_experiment
 from qexport.recipes import RECIPES
 
 MINIMAL = 'title = "T"\nmodel = "gpt2"\n[[rows]]\nrecipe = "fp32"\n'
@@ -63,11 +63,69 @@ def test_paths_are_relative_to_the_file(write, tmp_path, monkeypatch):
         (MINIMAL + '[[rows]]\nrecipe = "fp32"\n', ["the row fp32 is there twice"]),
         (MINIMAL + "published = { latency_s = 0.1 }\n", ["[published] names no source"]),
         ('[published]\nsource = "S"\n', ["missing"]),
-        (MINIMAL + "published = { latency_s = -1.0 }\n[published]\nsource = 'S'\n", ["latency_s"]),
+        (
+            MINIMAL + "published = { latency_s = -1.0 }\n[published]\nsource = 'S'\n",
+            ["rows.0.published", "latency_s", "zero"],
+        ),
+        (MINIMAL + "published = { memory_mib = 1 }\n", ["rows.0.published", "memory_mib: no such metric"]),
+        (MINIMAL + 'published = { latency_s = "3 miles" }\n', ["rows.0.published", "unknown unit miles"]),
+        (MINIMAL + 'published = { latency_s = "3 MiB" }\n', ["rows.0.published", "wrong unit"]),
+        (MINIMAL + "published = 3\n", ["rows.0.published", "not a table of figures"]),
+        ('metrics = ["perplexitie"]\n' + MINIMAL, ["metrics: perplexitie: no such metric; did you mean", "perplexity"]),
+        ('metrics = ["perplexity", "load_s", "perplexity"]\n' + MINIMAL, ["metrics: perplexity is there twice"]),
+        ("metrics = []\n" + MINIMAL, ["metrics: no metric is named"]),
+        ('metrics = "perplexity"\n' + MINIMAL, ["metrics"]),
+        (MINIMAL + "[generation]\nnew_tokens = 1\n", ["generation.new_tokens", "2"]),
+        (MINIMAL + "[generation]\nnew_token = 8\n", ["unknown key generation.new_token", "did you mean new_tokens"]),
+        (MINIMAL + "[session]\nchat = true\n", ["key session.prompt is missing"]),
+        (MINIMAL + '[session]\nprompt = " "\n', ["session.prompt"]),
+        (MINIMAL + '[session]\nprompt = "Why?"\nexpected = [""]\n', ["session.expected.0"]),
+        (MINIMAL + '[session]\nprompt = "Why?"\nmax_tokens = 0\n', ["session.max_tokens"]),
+        (MINIMAL + "[architecture]\nhidden_size = 8\n", ["key architecture.model_type is missing"]),
     ],
 )
 def test_bad_experiments(write, content, parts):
     refused(write(content), *parts)
+
+
+def test_what_is_left_out_has_defaults(write):
+    experiment = load_experiment(write(MINIMAL))
+    assert experiment.metrics is None
+    assert experiment.session is None
+    assert experiment.architecture is None
+    assert (experiment.generation.new_tokens, experiment.generation.chat) == (32, False)
+    assert experiment.prompts_path == bundled("calibration/prompts.txt")
+
+
+def test_what_an_experiment_may_say(write, tmp_path):
+    experiment = load_experiment(
+        write(
+            'metrics = ["load_s", "perplexity"]\n' + MINIMAL + "[generation]\n"
+            'prompts = "ask/my.txt"\nnew_tokens = 5\nchat = true\n'
+            '[session]\nprompt = " Why? "\nexpected = ["because"]\nmax_tokens = 7\nchat = true\n'
+            '[architecture]\nmodel_type = "gpt2"\nn_embd = 8\nrope = { factors = [1, 2.5] }\n'
+        )
+    )
+    assert experiment.metrics == ("load_s", "perplexity")
+    assert experiment.prompts_path == tmp_path / "ask/my.txt"
+    assert (experiment.generation.new_tokens, experiment.generation.chat) == (5, True)
+    assert experiment.session == SessionPlan(prompt="Why?", expected=("because",), max_tokens=7, chat=True)
+    assert experiment.architecture is not None
+    assert experiment.architecture.values == {"model_type": "gpt2", "n_embd": 8, "rope": {"factors": [1, 2.5]}}
+
+
+def test_published_figures_come_in_the_recorded_unit(write):
+    published = 'published = { weight_bytes = "2 MiB", token_latency_s = "239 ms", perplexity = 3 }\n'
+    experiment = load_experiment(write(MINIMAL + published + '[published]\nsource = "S"\n'))
+    (row,) = experiment.rows
+    figures = {name: experiment.published_for(row, name) for name in ("weight_bytes", "token_latency_s", "perplexity")}
+    assert {name: figure.value for name, figure in figures.items() if figure} == {
+        "weight_bytes": 2 << 20,
+        "token_latency_s": 0.239,
+        "perplexity": 3.0,
+    }
+    assert {figure.source for figure in figures.values() if figure} == {"S"}
+    assert experiment.published_for(row, "latency_s") is None
 
 
 def test_a_file_that_is_not_there(tmp_path):

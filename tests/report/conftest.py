@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from qexport.catalogue import CATALOGUE
 from qexport.record import Conditions, Measurement, Published
 
 SOURCE = "a table somebody published"
@@ -29,7 +30,19 @@ PUBLISHED = {
     "bnb-fp4": (127.85, 0.0220, 284.91),
     "bnb-nf4": (127.85, 0.0262, 276.55),
 }
-WINDOWS, SENTENCES, ROUNDS = 64, 60, 5
+WINDOWS, SENTENCES, ROUNDS, PROMPTS = 64, 60, 5, 4
+MEMORY = ("disk_bytes", "weight_bytes", "loaded_rss_bytes", "peak_rss_bytes")
+BASIC = (*MEMORY, "peak_device_bytes", "latency_s", "perplexity", "sentence_perplexity")
+ON_DEVICE = ("loaded_device_bytes", "peak_device_bytes", "device_context_bytes", "device_increase_bytes")
+ANSWER = {"prompt": "What is the capital of France?", "response": "It is Paris, of course.", "expected": "Paris"}
+MORE_ROWS = (
+    ("fp16", "fp16", "", 2_406_144, 2_590_000, 97_100_000, 0.00221, 1.0001, 0.0005),
+    ("w8a16-gptq", "w8a16-gptq", "", 1_702_000, 1_890_000, 94_000_000, 0.00151, 1.0009, 0.002),
+    ("w4a16-awq", "w4a16-awq", "", 1_100_000, 1_290_000, 92_000_000, 0.00133, 1.0312, 0.01),
+    ("nf4", "nf4", "", 1_190_000, 1_390_000, 92_700_000, 0.00143, 1.0441, 0.02),
+    ("torch-fp32", "torch-fp32", "", 4_812_288, 4_990_112, 402_000_000, 0.00382, 1.0, 0.0001),
+    ("torch-fp16", "torch-fp16", "", 2_406_144, 2_590_000, 399_000_000, 0.00441, 1.0002, 0.0005),
+)
 
 
 def conditions(metric: str, recipe: str) -> Conditions:
@@ -38,13 +51,14 @@ def conditions(metric: str, recipe: str) -> Conditions:
         "sentence_perplexity": ("sentences", "3c" * 32),
         "latency_s": ("sentences", "3c" * 32),
     }
-    sequence, digest = texts.get(metric, ("", ""))
+    prompts = ("4 prompts, 24 new tokens", "71" * 32) if CATALOGUE[metric].group in {"speed", "session"} else ("", "")
+    sequence, digest = texts.get(metric, prompts)
     return Conditions(
         machine="AMD EPYC 7B13",
         isa=("avx2",),
         cores=2,
         threads=2,
-        runtime="torch 2.13.0" if recipe.startswith("bnb") else "onnxruntime 1.31.1",
+        runtime="torch 2.13.0" if recipe.startswith(("bnb", "torch")) else "onnxruntime 1.31.1",
         provider="cpu",
         sequence=sequence,
         text="the bundled evaluation text" if digest else "",
@@ -67,26 +81,67 @@ def samples(
             times = latency_s * (0.55 + 0.45 * lengths / 16) * own.lognormal(0.0, 0.06, SENTENCES)
             rows += [(float(t), float(n), float(number)) for t, n in zip(times, lengths, strict=True)]
         return ("latency_s", "tokens", "round"), rows
+    if CATALOGUE[metric].form not in {"corpus", "sentences"}:
+        return further(metric, weights=sizes["weight_bytes"], latency_s=latency_s, own=own)
     count, mean_nll = (WINDOWS, 2.1) if metric == "perplexity" else (SENTENCES, 2.3)
     tokens = text.integers(180, 256, count) if metric == "perplexity" else text.integers(6, 33, count)
     nll = mean_nll + text.normal(0.0, 0.25, count) + np.log(ratio) + own.normal(0.0, noise, count)
     return ("nll_nats", "tokens"), [(float(x * n), float(n)) for x, n in zip(nll, tokens, strict=True)]
 
 
+def further(
+    metric: str, *, weights: int, latency_s: float, own: np.random.Generator
+) -> tuple[tuple[str, ...], list[tuple[float, ...]]]:
+    """Samples of generation and of whole sessions, with one round of loading fp32 that something else disturbed."""
+    per_token = {"first_token_s": 1.4, "token_latency_s": 0.9, "generation_s": 22.0}
+    seconds = {"sequential_s": 90, "batch_s": 40, "total_s": 60, "load_s": 20, "checkpoint_load_s": 5}
+    counts = {"response_tokens": 9.0, "response_correct": 1.0, "warning_count": 2.0}
+    rounds = [(number, float(own.lognormal(0.0, 0.02))) for number in range(ROUNDS)]
+    if metric in per_token:
+        return (metric, "tokens", "round"), [
+            (latency_s * per_token[metric] * noise * (1 + place / 9), 7.0 + place, float(number))
+            for number, noise in rounds
+            for place in range(PROMPTS)
+        ]
+    if CATALOGUE[metric].unit == "tokens/s":
+        each = (1.1 if metric == "tokens_per_s" else 2.9) / latency_s
+        return (metric, "tokens", "round"), [(each * noise, 96.0, float(number)) for number, noise in rounds]
+    if CATALOGUE[metric].form == "rounds":
+        each = latency_s * seconds.get(metric, 12)
+        disturbed = {3: 1.3} if metric == "load_s" and weights == ROWS[0][3] else {}
+        return (metric, "tokens", "round"), [
+            (each * noise * disturbed.get(number, 1.0), 96.0, float(number)) for number, noise in rounds
+        ]
+    if metric in counts:
+        return (metric, "round"), [(counts[metric], float(number)) for number, _ in rounds]
+    return (metric, "round"), [(float(int(3.1 * weights * noise)), float(number)) for number, noise in rounds]
+
+
 def make_records(
-    *, published: bool = False, scale: float = 1.0, skip: dict[str, str] | None = None
+    *,
+    published: bool = False,
+    scale: float = 1.0,
+    skip: dict[str, str] | None = None,
+    everything: bool = False,
+    run: str = "",
+    stand_in: bool = False,
 ) -> list[Measurement]:
-    """All rows and metrics. ``skip`` names rows without figures and why; ``scale`` multiplies sizes and times."""
+    """All rows and metrics. ``skip`` names rows without figures and why; ``scale`` multiplies sizes and times.
+
+    With ``everything`` all metrics of the catalogue are there, and rows of further recipes.
+    """
     records = []
-    for seed, (row, recipe, selector, weights, disk, rss, latency_s, ratio, noise) in enumerate(ROWS):
-        kept = {"disk_bytes": disk, "weight_bytes": weights, "loaded_rss_bytes": 2 * weights, "peak_rss_bytes": rss}
+    rows = (*ROWS, *MORE_ROWS) if everything else ROWS
+    for seed, (row, recipe, selector, weights, disk, rss, latency_s, ratio, noise) in enumerate(rows):
+        kept = dict(zip(MEMORY, (disk, weights, 2 * weights, rss), strict=True))
         sizes = {metric: int(value * scale) for metric, value in kept.items()}
         figures = dict(zip(("weight_bytes", "latency_s", "sentence_perplexity"), PUBLISHED.get(row, ()), strict=False))
         figures = {m: v * 1e6 if m == "weight_bytes" else v for m, v in figures.items()} if published else {}
-        common = {"row": row, "model": "reference", "recipe": recipe, "selector": selector, "engine": ""}
-        for metric in (*sizes, "peak_device_bytes", "latency_s", "perplexity", "sentence_perplexity"):
+        common = {"row": row, "model": "reference", "recipe": recipe, "selector": selector, "engine": "", "run": run}
+        common["stand_in"] = stand_in
+        for metric in CATALOGUE if everything else BASIC:
             beside = Published(value=figures[metric], source=SOURCE) if metric in figures else None
-            reason = (skip or {}).get(row) or ("no CUDA device was used" if metric == "peak_device_bytes" else None)
+            reason = (skip or {}).get(row) or ("no CUDA device was used" if metric in ON_DEVICE else None)
             if reason is not None:
                 records.append(Measurement(**common, metric=metric, skipped=reason, published=beside))
                 continue
@@ -99,6 +154,7 @@ def make_records(
                     metric=metric,
                     columns=columns,
                     samples=values,
+                    facts=ANSWER if metric == "response_correct" else {},
                     conditions=conditions(metric, recipe),
                     published=beside,
                 )
@@ -116,3 +172,18 @@ def make() -> Callable[..., list[Measurement]]:
 def records() -> list[Measurement]:
     """One run as it comes from a machine without an accelerator, bnb-nf4 skipped and published figures beside."""
     return make_records(published=True, skip={"bnb-nf4": "bitsandbytes is not installed"})
+
+
+@pytest.fixture(scope="session")
+def everything() -> list[Measurement]:
+    """A run with all metrics of the catalogue, but those of an accelerator, and with published figures."""
+    return make_records(everything=True, published=True, run="2026-11-22T07:35:55Z")
+
+
+@pytest.fixture(scope="session")
+def two_runs() -> list[Measurement]:
+    """Two runs of the same rows, the second on another machine with more threads."""
+    first = make_records(published=True, run="2026-11-22T07:35:55Z")
+    second = make_records(published=True, run="2026-11-23T09:00:00Z", scale=0.5)
+    there = {"machine": "Intel Xeon Platinum 8488C", "threads": 8, "isa": ("amx_int8", "avx512_vnni")}
+    return [*first, *(r.model_copy(update={"conditions": r.conditions.model_copy(update=there)}) for r in second)]

@@ -1,0 +1,456 @@
+"""The comparison: a model through the rows of an experiment, each measured, and the report written.
+
+Measurements are kept as they come, beside the report's folder, so that a comparison that was cut short can go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qexport import measure, memory, pipeline, resume, targets
+from qexport.artifact import Artifact, sweep
+from qexport.catalogue import CATALOGUE
+from qexport.errors import InputError, UnsupportedHere
+from qexport.export import Exporter
+from qexport.inputs.bundled import find_bundled
+from qexport.inputs.experiment import Experiment, Row, default_experiment, load_experiment
+from qexport.inputs.models import ModelSource, load_tokenizer, locate_model, stop_ids
+from qexport.inputs.prompts import Prompts, encode_prompts, load_prompts
+from qexport.inputs.stand_in import Size, make_stand_in, stand_in_config
+from qexport.inputs.text import Text, TokenSet, load_text, make_sentences, make_windows
+from qexport.measure import PROBES, AnswerKey, Job, Probe
+from qexport.pipeline import REFERENCE, Trust
+from qexport.recipes import Fp32, Recipe, TorchSchemes, recipe
+from qexport.record import Measurement
+from qexport.report import check_report_folder, merge, write_report
+from qexport.selection import Selector, parse_selector
+from qexport.torch_runtime import parameter_count, parameters_of
+
+if TYPE_CHECKING:
+    from qexport.runtime import Provider
+
+LATENCY_ROUNDS = 3
+"""Fresh processes per artifact for what is timed, the artifacts in turn."""
+DEFAULT_METRICS = (
+    "disk_bytes",
+    "weight_bytes",
+    "loaded_rss_bytes",
+    "peak_rss_bytes",
+    "final_private_bytes",
+    "final_shared_bytes",
+    "latency_s",
+    "first_token_s",
+    "token_latency_s",
+    "tokens_per_s",
+    "batch_tokens_per_s",
+    "perplexity",
+    "sentence_perplexity",
+)
+"""Of an experiment that names none; on a device those of :data:`DEVICE_METRICS` besides."""
+DEVICE_METRICS = ("loaded_device_bytes", "peak_device_bytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Choices for a whole comparison."""
+
+    provider: Provider = "cpu"
+    threads: int | None = None
+    engine: str = "inc"
+    """Of the rows that do not name one."""
+    exporter: Exporter | None = None
+    """None takes the one whose graphs the provider can run."""
+    rounds: int = LATENCY_ROUNDS
+    keep_artifacts: bool = False
+    trust: Trust = Trust()
+    stand_in: Size | None = None
+    """Random weights of the experiment's architecture instead of the model."""
+    resume: bool = False
+    """Go on from the records that are there."""
+
+
+def experiment_for(spec: str | None) -> Experiment:
+    """The experiment meant by a TOML file, a bundled experiment's name, a model, or nothing (the reference model).
+
+    Raises:
+        InputError: a file that is no experiment.
+    """
+    spec = spec or REFERENCE
+    if spec.endswith(".toml"):
+        return load_experiment(Path(spec))
+    if not Path(spec).exists() and (known := find_bundled(f"models/{spec}.toml")) is not None:
+        return load_experiment(known)
+    return default_experiment(spec)
+
+
+def only(experiment: Experiment, recipes: Sequence[str]) -> Experiment:
+    """The experiment with the rows of some recipes only.
+
+    Raises:
+        InputError: a recipe that does not exist, or that the experiment has no row of.
+    """
+    for name in recipes:
+        if recipe(name).name not in {row.recipe for row in experiment.rows}:
+            raise InputError(f"{name}: {experiment.title} has no row of this recipe")
+    return experiment.model_copy(update={"rows": tuple(row for row in experiment.rows if row.recipe in recipes)})
+
+
+def report(sources: Sequence[Path], folder: Path, *, title: str | None = None, overwrite: bool = False) -> list[Measurement]:
+    """One report of the records of several runs, or machines.
+
+    Args:
+        sources: report folders, or files of records.
+        folder: the report's folder.
+        title: of the report; None names the models.
+        overwrite: replace a report that is there.
+
+    Raises:
+        InputError: no records, the same ones twice, or ``folder`` must not be replaced.
+    """
+    check_report_folder(folder, overwrite=overwrite)
+    records = merge(sources)
+    models = ", ".join(dict.fromkeys(record.model for record in records))
+    write_report(records, folder, title=title or f"Quantization of {models}", overwrite=overwrite)
+    return records
+
+
+def compare(
+    experiment: Experiment,
+    folder: Path,
+    *,
+    evaluation: Text | None = None,
+    calibration: Text | None = None,
+    options: CompareOptions = CompareOptions(),
+    overwrite: bool = False,
+) -> list[Measurement]:
+    """Take a model through the rows of an experiment, measure each, and write the report.
+
+    Args:
+        experiment: model, rows, metrics, texts, prompts and published figures.
+        folder: the report's folder.
+        evaluation: text to measure on; None takes the experiment's.
+        calibration: text for activation ranges; None takes the experiment's.
+        options: see :class:`CompareOptions`.
+        overwrite: replace a report that is there.
+
+    Returns:
+        One measurement for each row and metric, skipped ones included.
+
+    Raises:
+        QExportError: see the errors of the parts; a row that this machine cannot run is skipped with its reason.
+    """
+    check_report_folder(folder, overwrite=overwrite or options.resume)
+    measure.require_provider(options.provider)
+    wanted = _wanted_rows(experiment, options)
+    for row in wanted:
+        pipeline.require_engine(row.recipe)
+    evaluation = evaluation or load_text(experiment.evaluation_path)
+    calibration = calibration or load_text(experiment.calibration_path)
+    _keep_apart(evaluation, calibration)
+    prompts = load_prompts(experiment.prompts_path, chat=experiment.generation.chat)
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100 (as artifact.whole_folder takes it: links stay links)
+    with _work_folder(folder) as work:
+        source = _source(experiment, options, work)
+        feeds = _feeds(experiment, source, evaluation, prompts)
+        journal = resume.Journal(folder, resume=options.resume)
+        run = _Run(
+            experiment=experiment,
+            options=options,
+            source=source,
+            feeds=feeds,
+            metrics=_metrics(experiment, options),
+            journal=journal,
+            began=journal.run or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+        journal.require_like(run.conditions())
+        records = run.measured(wanted, calibration, work)
+        title = experiment.title + (f", stand-in ({options.stand_in})" if options.stand_in else "")
+        write_report(records, folder, title=title, overwrite=overwrite or options.resume)
+        journal.close()
+        if options.keep_artifacts:
+            work.rename(folder / "artifacts")
+    return records
+
+
+def _metrics(experiment: Experiment, options: CompareOptions) -> tuple[str, ...]:
+    if experiment.metrics is not None:
+        return experiment.metrics
+    return DEFAULT_METRICS + (DEVICE_METRICS if options.provider == "cuda" else ())
+
+
+def _source(experiment: Experiment, options: CompareOptions, work: Path) -> ModelSource:
+    """The model, or what stands in for it, which must fit into memory once it is exported.
+
+    Raises:
+        UnsupportedHere: it does not fit.
+    """
+    if options.stand_in is None:
+        source = pipeline.locate(experiment.model, experiment.revision, options.trust)
+        if not source.trust_remote_code:
+            memory.require_export_fit(parameter_count(source.path), source.name)
+        return source
+    name = f"{experiment.name}-stand-in"
+    memory.require_export_fit(parameters_of(stand_in_config(experiment, size=options.stand_in)), name)
+    return locate_model(make_stand_in(experiment, work / name, size=options.stand_in))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """A row of the table with what its words stand for."""
+
+    row: Row
+    recipe: Recipe
+    selector: Selector | None
+
+    @property
+    def label(self) -> str:
+        """The recipe, with its nodes where it takes a choice of them, and what else was chosen."""
+        nodes = [(self.selector or targets.default_selector(self.recipe)).label] if self.recipe.takes_nodes else []
+        notes = nodes + [_words(name, value) for name, value in self.row.options.items()]
+        return f"{self.recipe.name} ({', '.join(notes)})" if notes else self.recipe.name
+
+
+def _words(option: str, value: object) -> str:
+    """A choice in the words of a label: ``block size 64``, ``no smooth``."""
+    name = option.replace("_", " ")
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    return f"{name} {value}"
+
+
+def _wanted_rows(experiment: Experiment, options: CompareOptions) -> list[_Wanted]:
+    """The rows of an experiment, read before any work is done on them."""
+    rows: list[_Wanted] = []
+    for row in experiment.rows:
+        wanted = _Wanted(
+            row=row,
+            recipe=_configured(recipe(row.recipe).configured(row.options), row, options),
+            selector=None if row.nodes is None else parse_selector(row.nodes),
+        )
+        if wanted.selector is not None and not wanted.recipe.takes_nodes:
+            raise InputError(f"{row.recipe}: has no choice of nodes; leave nodes out of its row")
+        if wanted.label in (other.label for other in rows):
+            raise InputError(f"{experiment.title}: two rows would be called {wanted.label}; leave one out")
+        rows.append(wanted)
+    return rows
+
+
+def _configured(chosen: Recipe, row: Row, options: CompareOptions) -> Recipe:
+    """A row's recipe with what holds for the whole comparison: engine and target."""
+    known = {"engine": options.engine, "target": options.provider}
+    if "per_token" in row.options:
+        del known["engine"]  # no engine writes it
+    more = {name: value for name, value in known.items() if name in chosen.scheme.OPTIONS and name not in row.options}
+    return chosen.configured(more)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Feed:
+    """What a probe is fed."""
+
+    tokens: TokenSet
+    new_tokens: int = 0
+    stop: tuple[int, ...] = ()
+    key: AnswerKey | None = None
+
+
+def _feeds(experiment: Experiment, source: ModelSource, evaluation: Text, prompts: Prompts) -> dict[str, _Feed]:
+    """The feed of each probe: windows, sentences, the prompts, or the one question of a session."""
+    tokenizer, context = load_tokenizer(source), source.context_length
+    plan, question = experiment.session, Prompts(origin=prompts.origin, texts=prompts.texts[:1], chat=prompts.chat)
+    new_tokens = experiment.generation.new_tokens
+    if plan is not None:
+        question, new_tokens = Prompts(origin="the experiment", texts=(plan.prompt,), chat=plan.chat), plan.max_tokens
+    feeds = {
+        "windows": _Feed(
+            tokens=make_windows(
+                evaluation, tokenizer, window=min(experiment.window, context), limit=experiment.windows
+            )
+        ),
+        "sentences": _Feed(
+            tokens=make_sentences(evaluation, tokenizer, limit=experiment.sentences, max_tokens=context)
+        ),
+        "prompts": _Feed(
+            tokens=encode_prompts(
+                prompts, tokenizer, new_tokens=experiment.generation.new_tokens, context=context
+            ),
+            new_tokens=experiment.generation.new_tokens,
+        ),
+    }
+    session = _Feed(
+        tokens=encode_prompts(question, tokenizer, new_tokens=new_tokens, context=context),
+        new_tokens=new_tokens,
+        stop=stop_ids(source, tokenizer),
+        key=AnswerKey(
+            read=partial(tokenizer.decode, skip_special_tokens=True),
+            prompt=question.texts[0],
+            expected=plan.expected if plan is not None else (),
+        ),
+    )
+    return {
+        name: session if name == "session" else feeds[probe.tokens]
+        for name, probe in PROBES.items()
+        if isinstance(probe, Probe)
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Built:
+    """A row of the table with its artifact, or the reason why there is none."""
+
+    wanted: _Wanted
+    artifact: Artifact | None
+    skipped: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """A comparison under way."""
+
+    experiment: Experiment
+    options: CompareOptions
+    source: ModelSource
+    feeds: dict[str, _Feed]
+    metrics: tuple[str, ...]
+    journal: resume.Journal
+    began: str
+
+    def conditions(self) -> resume.Expected:
+        """What records that are there must have been made under to be kept."""
+        return resume.Expected(
+            model=self.source.name,
+            stand_in=self.options.stand_in is not None,
+            provider=self.options.provider,
+            threads=self.options.threads,
+            texts={
+                metric: feed.tokens.sha256 for name, feed in self.feeds.items() for metric in PROBES[name].metrics
+            },
+        )
+
+    def measured(self, wanted: Sequence[_Wanted], calibration: Text, work: Path) -> list[Measurement]:
+        """All measurements, in the order of the metrics: those that are there already, and what is missing.
+
+        A timed probe is taken for all rows anew if it is missing for one: ratios are of figures taken in turn.
+        """
+        probes = [name for name, probe in PROBES.items() if set(probe.metrics) & set(self.metrics)]
+        missing = {name: self._missing(name, wanted) for name in probes}
+        rows = {row.label: row for several in missing.values() for row in several}
+        built = self._build(list(rows.values()), calibration, work) if rows else {}
+        for name, several in missing.items():
+            self._probe(name, [built[row.label] for row in several])
+        return self._in_order(wanted)
+
+    def _missing(self, name: str, wanted: Sequence[_Wanted]) -> list[_Wanted]:
+        metrics = [metric for metric in PROBES[name].metrics if metric in self.metrics]
+        missing = [row for row in wanted if not self.journal.has(row.label, metrics)]
+        probe = PROBES[name]
+        return list(wanted) if missing and isinstance(probe, Probe) and probe.rounds else missing
+
+    def _build(self, wanted: Sequence[_Wanted], calibration: Text, work: Path) -> dict[str, _Built]:
+        exporter = self.options.exporter or targets.exporter_for(self.options.provider)
+        fp32 = pipeline.export_source(self.source, work / "fp32", exporter)
+        return {row.label: self._build_row(row, fp32, calibration, work) for row in wanted}
+
+    def _build_row(self, wanted: _Wanted, fp32: Artifact, calibration: Text, work: Path) -> _Built:
+        folder = work / re.sub(r"[^a-z0-9]+", "-", wanted.label.lower()).strip("-")
+        try:
+            artifact = self._artifact(wanted, fp32, calibration, folder)
+        except UnsupportedHere as error:
+            return _Built(wanted=wanted, artifact=None, skipped=str(error))
+        self.journal.require_same_artifact(wanted.label, artifact.sha256)
+        return _Built(wanted=wanted, artifact=artifact)
+
+    def _artifact(self, wanted: _Wanted, fp32: Artifact, calibration: Text, folder: Path) -> Artifact:
+        chosen = wanted.recipe
+        match chosen.scheme:
+            case Fp32():
+                return fp32
+            case scheme if isinstance(scheme, TorchSchemes):
+                on_provider = replace(chosen, scheme=replace(scheme, provider=self.options.provider))
+                return pipeline.apply_torch(self.source, fp32.manifest.model, on_provider, folder)
+            case scheme:
+                targets.require(chosen)
+                tokens = pipeline.calibration_tokens(fp32, calibration) if scheme.calibration else None
+                return pipeline.apply_onnx(fp32, chosen, folder, selector=wanted.selector, tokens=tokens)
+
+    def _probe(self, name: str, rows: Sequence[_Built]) -> None:
+        """Measure one probe of all rows that miss it, close to each other in time."""
+        probe, jobs = PROBES[name], []
+        for row in rows:
+            if row.artifact is not None:
+                jobs.append(self._job(name, row.wanted, row.artifact))
+            else:
+                self.journal.add([self._skipped(row, metric) for metric in probe.metrics])
+        rounds = self.options.rounds if isinstance(probe, Probe) and probe.rounds else 1
+        measure.measure_rounds(jobs, rounds, done=self.journal.add)
+
+    def _job(self, name: str, wanted: _Wanted, artifact: Artifact) -> Job:
+        feed = self.feeds.get(name)
+        published = {
+            metric: figure
+            for metric in PROBES[name].metrics
+            if (figure := self.experiment.published_for(wanted.row, metric)) is not None
+        }
+        job = Job(
+            artifact=artifact.path,
+            row=wanted.label,
+            probe=name,
+            provider=self.options.provider,
+            threads=self.options.threads,
+            published=published,
+            run=self.began,
+            stand_in=self.options.stand_in is not None,
+        )
+        if feed is None:
+            return job
+        return replace(job, tokens=feed.tokens, new_tokens=feed.new_tokens, stop=feed.stop, key=feed.key)
+
+    def _skipped(self, built: _Built, metric: str) -> Measurement:
+        return Measurement(
+            run=self.began,
+            row=built.wanted.label,
+            model=self.source.name,
+            stand_in=self.options.stand_in is not None,
+            recipe=built.wanted.recipe.name,
+            metric=metric,
+            published=self.experiment.published_for(built.wanted.row, metric),
+            skipped=built.skipped,
+        )
+
+    def _in_order(self, wanted: Sequence[_Wanted]) -> list[Measurement]:
+        order = {row.label: index for index, row in enumerate(wanted)}
+        names = list(CATALOGUE)
+        kept = [record for record in self.journal.records if record.metric in self.metrics and record.row in order]
+        return sorted(kept, key=lambda record: (names.index(record.metric), order[record.row]))
+
+
+@contextlib.contextmanager
+def _work_folder(folder: Path) -> Iterator[Path]:
+    """A folder for artifacts beside the report, on the same disk; removed at the end, or by the next run if killed."""
+    place = folder.with_name(f"{folder.name}.work")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    sweep(place)
+    work = folder.parent / f".{place.name}.new-{os.getpid()}"
+    work.mkdir()
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _keep_apart(evaluation: Text, calibration: Text) -> None:
+    both = set(evaluation.documents) & set(calibration.documents)
+    if both:
+        raise InputError(
+            f"{evaluation.origin} and {calibration.origin}: {len(both)} documents are in both; "
+            "quality must be measured on text that calibration never saw"
+        )

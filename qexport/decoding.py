@@ -1,0 +1,216 @@
+"""Greedy generation: one loop for every runtime, and ONNX Runtime's side of it.
+
+A step binds what changes and runs: inputs and logits stay at their addresses, the cache stays on the device. Where the
+attention operator allows it, past and present are one buffer (https://onnxruntime.ai/docs/performance/tune-performance/iobinding.html).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from qexport.errors import ContractError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from qexport.runtime import Tensor
+
+Side = Literal["left", "right"]
+
+_ELEMENT_TYPES = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(bfloat16)": 16}
+"""ONNX's numbers of the types a cache may have; numpy has no bfloat16."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """What came out, and when."""
+
+    tokens: NDArray[np.int64]
+    """``[batch, new tokens]``."""
+    first_token_s: float
+    """From handing over the prompts to the first token of each."""
+    total_s: float
+
+    @property
+    def token_latency_s(self) -> float:
+        """Mean seconds of a step after the first token.
+
+        Raises:
+            ZeroDivisionError: there is no token but the first.
+        """
+        return (self.total_s - self.first_token_s) / (self.tokens.shape[1] - 1)
+
+
+class Decoder(Protocol):
+    """Continues a batch of prompts; greedy, so tokens alone go in and come out."""
+
+    def begin(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The first new token of each row ``[batch]``, of prompts ``[batch, length]`` padded on either side."""
+
+    def step(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The next token of each row ``[batch]``, after ``tokens`` ``[batch]``."""
+
+
+def generate(
+    decoder: Decoder,
+    input_ids: NDArray[np.int64],
+    attention_mask: NDArray[np.int64],
+    *,
+    new_tokens: int,
+    stop: Collection[int] = (),
+) -> Generated:
+    """Generate greedily.
+
+    Args:
+        decoder: of a session, for this batch and at least this many tokens.
+        input_ids: prompts, ``[batch, length]``.
+        attention_mask: 1 for tokens and 0 for padding, ``[batch, length]``.
+        new_tokens: of each row; without ``stop`` exactly so many, whatever the model says.
+        stop: ends the loop once every row has come to one of these.
+    """
+    ended = np.zeros(len(input_ids), bool)
+    start = time.perf_counter()
+    latest = decoder.begin(input_ids, attention_mask)
+    first = time.perf_counter()
+    tokens = [latest]
+    for _ in range(new_tokens - 1):
+        if stop:
+            ended |= np.isin(latest, list(stop))
+            if ended.all():
+                break
+        latest = decoder.step(latest)
+        tokens.append(latest)
+    end = time.perf_counter()
+    return Generated(tokens=np.stack(tokens, axis=1), first_token_s=first - start, total_s=end - start)
+
+
+def padded(
+    sequences: Sequence[NDArray[np.int64]], side: Side, *, pad_id: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sequences of unlike lengths as one batch: token ids and attention mask, ``[batch, longest]`` each."""
+    longest = max(map(len, sequences))
+    ids = np.full((len(sequences), longest), pad_id, np.int64)
+    mask = np.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        place = slice(longest - len(sequence), None) if side == "left" else slice(len(sequence))
+        ids[row, place] = sequence
+        mask[row, place] = 1
+    return ids, mask
+
+
+def positions(attention_mask: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The position of each token among the real ones of its row, ``[batch, length]``; 0 for padding ahead of them."""
+    counted: NDArray[np.int64] = np.maximum(np.cumsum(attention_mask, axis=1) - 1, 0)
+    return counted
+
+
+def last_real(attention_mask: NDArray[np.int64]) -> NDArray[np.intp]:
+    """The index of the last token of each row that is no padding, ``[batch]``."""
+    length = attention_mask.shape[1]
+    found: NDArray[np.intp] = length - 1 - np.argmax(attention_mask[:, ::-1], axis=1)
+    return found
+
+
+class OrtDecoder:
+    """A decoder over one onnxruntime session; made once for a batch size and a capacity, used for many prompts."""
+
+    def __init__(self, session: Any, *, batch: int, capacity: int, shared: bool, device: str = "cpu") -> None:
+        """Allocate what stays in place.
+
+        Args:
+            session: an ``onnxruntime.InferenceSession`` of a decoder with Optimum's names.
+            batch: number of rows.
+            capacity: most tokens of a row, new ones included.
+            shared: past and present may be one buffer of ``capacity`` tokens: GroupQueryAttention reads its length off
+                the mask.
+            device: ``cpu`` or ``cuda``, where the cache lies.
+
+        Raises:
+            ContractError: the graph has no cache.
+        """
+        self._session = session
+        self._inputs: dict[str, Tensor] = {tensor.name: tensor for tensor in session.get_inputs()}
+        self._batch, self._device, self._shared = batch, device, shared
+        self._cache = [name for name in self._inputs if name.startswith("past_key_values.")]
+        if not self._cache:
+            raise ContractError("the graph has no past_key_values: it cannot generate; export the model again")
+        vocabulary = next(tensor for tensor in session.get_outputs() if tensor.name == "logits").shape[-1]
+        self._mask = np.ones((batch, capacity), np.int64)
+        self._length = 0
+        self._ids = np.zeros((batch, 1), np.int64)
+        self._positions = np.zeros((batch, 1), np.int64)
+        self._logits = np.empty((batch, 1, vocabulary), np.float32)
+        self._buffers = {name: self._new_cache(name, capacity) for name in self._cache} if shared else {}
+        self._binding = self._bind(self._ids, self._positions, self._logits)
+
+    def begin(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :meth:`Decoder.begin`."""
+        length = input_ids.shape[1]
+        self._length = length
+        self._mask[:] = 1
+        self._mask[:, :length] = attention_mask
+        where = positions(attention_mask)
+        self._positions[:, 0] = where.max(axis=1)
+        logits = np.empty((self._batch, length, self._logits.shape[2]), np.float32)
+        binding = self._bind(np.ascontiguousarray(input_ids), where, logits)
+        if not self._shared:
+            for name in self._cache:
+                binding.bind_ortvalue_input(name, self._new_cache(name, 0))
+        self._run(binding)
+        latest: NDArray[np.int64] = logits[np.arange(self._batch), last_real(attention_mask)].argmax(axis=1)
+        return latest
+
+    def step(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :meth:`Decoder.step`."""
+        self._length += 1
+        self._ids[:, 0] = tokens
+        self._positions += 1
+        self._run(self._binding)
+        latest: NDArray[np.int64] = self._logits[:, 0].argmax(axis=1)
+        return latest
+
+    def _run(self, binding: Any) -> None:
+        """Run with the mask as long as the tokens so far, which alone changes its shape."""
+        binding.bind_cpu_input("attention_mask", np.ascontiguousarray(self._mask[:, : self._length]))
+        self._session.run_with_iobinding(binding)
+        if not self._shared:  # what came out goes in next, by reference, and what comes out next is as long as it is
+            for name, value in zip(self._cache, binding.get_outputs()[1:], strict=True):
+                self._binding.bind_ortvalue_input(name, value)
+                self._binding.bind_output(_present(name), self._device)
+
+    def _bind(self, ids: NDArray[np.int64], where: NDArray[np.int64], logits: NDArray[np.float32]) -> Any:
+        import onnxruntime
+
+        binding = self._session.io_binding()
+        binding.bind_cpu_input("input_ids", ids)
+        if "position_ids" in self._inputs:
+            binding.bind_cpu_input("position_ids", where)
+        binding.bind_ortvalue_output("logits", onnxruntime.OrtValue.ortvalue_from_numpy(logits))
+        for name in self._cache:
+            present = _present(name)
+            if self._shared:
+                binding.bind_ortvalue_input(name, self._buffers[name])
+                binding.bind_ortvalue_output(present, self._buffers[name])
+            else:
+                binding.bind_output(present, self._device)
+        return binding
+
+    def _new_cache(self, name: str, length: int) -> Any:
+        """An uninitialized cache ``[batch, kv_heads, length, head_dim]`` on the device."""
+        import onnxruntime
+
+        tensor = self._inputs[name]
+        heads, width = (tensor.shape[1], tensor.shape[3]) if len(tensor.shape) == 4 else (None, None)
+        if not isinstance(heads, int) or not isinstance(width, int) or tensor.type not in _ELEMENT_TYPES:
+            raise ContractError(f"{name}: {tensor.type} {list(tensor.shape)} is not [batch, heads, past, width]")
+        shape = [self._batch, heads, length, width]
+        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, _ELEMENT_TYPES[tensor.type], self._device)
+
+
+def _present(past: str) -> str:
+    return past.replace("past_key_values.", "present.", 1)

@@ -1,0 +1,118 @@
+"""Prompts, which new tokens are made after: read from a file, and turned into the tokens that every variant is fed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qexport.errors import InputError
+from qexport.inputs.text import TokenSet, bos_ids, encode, read_json_values, read_utf8
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """Prompts in order, and where they came from."""
+
+    origin: str
+    """In words that hold on every machine: a file's name."""
+    texts: tuple[str, ...]
+    chat: bool = False
+    """Each is a user's message, put into the tokenizer's chat template."""
+
+
+def load_prompts(path: Path, *, chat: bool = False) -> Prompts:
+    """Read prompts from a ``.txt``, ``.jsonl`` or ``.json`` file.
+
+    * ``.txt``: each line that is not empty is a prompt.
+    * ``.jsonl``: a line is a string, or an object with a string under ``prompt`` or ``text``.
+    * ``.json``: a list of such values.
+
+    White space around a prompt is no part of it.
+
+    Raises:
+        InputError: no such file, not UTF-8, another form, an empty prompt, or no prompt at all.
+    """
+    readers = {".txt": _lines, ".jsonl": _json_prompts, ".json": _json_prompts}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"{path}: unknown kind of prompts; use {', '.join(readers)}")
+    texts = tuple(reader(path))
+    if not texts:
+        raise InputError(f"{path}: holds no prompts; give at least one")
+    return Prompts(origin=path.name, texts=texts, chat=chat)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    return (line.strip() for line in read_utf8(path).split("\n") if line.strip())
+
+
+def _json_prompts(path: Path) -> Iterator[str]:
+    for place, value in read_json_values(path):
+        text = value.get("prompt", value.get("text")) if isinstance(value, dict) else value
+        if not isinstance(text, str):
+            raise InputError(
+                f'{place}: neither a string nor an object with a string under "prompt" or "text"; correct that'
+            )
+        if not text.strip():
+            raise InputError(f"{place}: an empty prompt; write one, or remove the item")
+        yield text.strip()
+
+
+def encode_prompts(prompts: Prompts, tokenizer: PreTrainedTokenizerBase, *, new_tokens: int, context: int) -> TokenSet:
+    """Turn prompts into token sequences, each behind BOS where the tokenizer has one.
+
+    In a chat the template alone decides what stands around a message, BOS included.
+
+    Args:
+        prompts: the prompts.
+        tokenizer: turns text into ids.
+        new_tokens: how many tokens will be made after each.
+        context: the number of positions the model has.
+
+    Raises:
+        InputError: a chat with a tokenizer that has no template or whose template fails, or a prompt that with its new
+            tokens is longer than the context.
+    """
+    sequences = []
+    for number, text in enumerate(prompts.texts, start=1):
+        place = f"{prompts.origin}: prompt {number}"
+        ids = _chat_ids(tokenizer, text, place) if prompts.chat else bos_ids(tokenizer) + encode(tokenizer, text)
+        if len(ids) + new_tokens > context:
+            raise InputError(
+                f"{place}: its {len(ids)} tokens and {new_tokens} new ones are more than the model's context of "
+                f"{context}; shorten it, or make fewer new tokens"
+            )
+        sequences.append(np.array(ids, np.int64))
+    return TokenSet(
+        kind="prompts",
+        origin=prompts.origin,
+        description=_describe([len(sequence) for sequence in sequences], new_tokens, chat=prompts.chat),
+        sequences=tuple(sequences),
+    )
+
+
+def _describe(lengths: list[int], new_tokens: int, *, chat: bool) -> str:
+    least, most = min(lengths), max(lengths)
+    which = "1 prompt" if len(lengths) == 1 else f"each of {len(lengths)} prompts"
+    size = f"{least} tokens" if least == most else f"{least} to {most} tokens"
+    return f"{new_tokens} new tokens after {which} of {size}, greedy" + (", in the chat template" if chat else "")
+
+
+def _chat_ids(tokenizer: PreTrainedTokenizerBase, text: str, place: str) -> list[int]:
+    if not tokenizer.chat_template:
+        raise InputError(f"{place}: the tokenizer has no chat template; set chat = false, or take an instruct model")
+    messages = [{"role": "user", "content": text}]
+    try:
+        ids: Any = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    except Exception as error:  # a template may raise anything, and jinja2's own errors are no part of the interface
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise InputError(f"{place}: the tokenizer's chat template fails on it ({reason}); set chat = false") from error
+    return [int(token) for token in ids]

@@ -1,0 +1,278 @@
+"""What is made of the raw samples of one record: a kind of figure for each form of metric."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexport import stats
+from qexport.catalogue import CATALOGUE, Form
+from qexport.errors import InputError, NotComparable
+from qexport.record import Measurement
+from qexport.stats import Interval
+
+UNSTABLE = 0.10
+"""Rounds whose medians spread by more than this part of their median make a figure unstable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Bytes: counted once, or the median over rounds."""
+
+    value: float
+    ratio: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Percentiles over all samples, in seconds, and the paired ratio of samples of the same place in the same round."""
+
+    p50: float
+    p95: float
+    samples: tuple[tuple[float, int, int], ...]
+    """``(seconds, tokens, round)`` as recorded."""
+    ratio: Interval | None
+    spread: float
+    """How far the rounds' medians lie apart, as a part of their median."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeated:
+    """Seconds or a rate, once a round: the median over rounds and their range; the ratio's likewise, round by round."""
+
+    value: float
+    low: float
+    high: float
+    rounds: int
+    ratio: Interval | None
+    spread: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """A number once a round: the median over rounds."""
+
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """In how many rounds the answer was right, and the words of the question."""
+
+    right: int
+    rounds: int
+    prompt: str
+    response: str
+    expected: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A perplexity with its 95 % bootstrap interval, and the paired ratio over the same sequences."""
+
+    interval: Interval
+    sequences: int
+    tokens: int
+    ratio: Interval | None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """The metric was asked for and could not be had."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class NotMeasured:
+    """No record at all."""
+
+
+Figure = Size | Latency | Repeated | Count | Answer | Estimate | Skipped | NotMeasured
+
+
+def derive(record: Measurement | None, reference: Measurement | None) -> Figure:
+    """The figure of a record, with its ratio to that of the baseline where there is one.
+
+    Raises:
+        InputError: the samples have not the columns of the metric's form.
+        NotComparable: record and reference were not measured on the same sequences.
+    """
+    if record is None:
+        return NotMeasured()
+    if record.skipped is not None:
+        return Skipped(record.skipped)
+    return _FIGURE[CATALOGUE[record.metric].form](record, reference)
+
+
+def plain(figure: Figure) -> float | None:
+    """The one number that bars show and columns are sorted by, in the record's unit; it may be infinite or NaN."""
+    match figure:
+        case Size(value=value) | Repeated(value=value) | Count(value=value) | Latency(p50=value):
+            return value
+        case Estimate(interval=interval):
+            return interval.value
+        case Answer(right=right):
+            return float(right)
+        case Skipped() | NotMeasured():
+            return None
+
+
+def plain_ratio(figure: Figure) -> float | None:
+    """The ratio to the baseline without its interval."""
+    match figure:
+        case Size(ratio=ratio):
+            return ratio
+        case Latency(ratio=Interval() as interval) | Repeated(ratio=Interval() as interval):
+            return interval.value
+        case Estimate(ratio=Interval() as interval):
+            return interval.value
+        case _:
+            return None
+
+
+def unstable(figure: Figure) -> bool:
+    """Whether a figure's rounds lie too far apart to be trusted."""
+    return isinstance(figure, Latency | Repeated) and figure.spread > UNSTABLE
+
+
+def _size(record: Measurement, reference: Measurement | None) -> Size:
+    value = median(_column(record, record.metric))
+    base = 0.0 if reference is None else median(_column(reference, record.metric))
+    return Size(value=value, ratio=value / base if base > 0 and value >= 0 else None)
+
+
+def _latency(record: Measurement, reference: Measurement | None) -> Latency:
+    times, tokens, rounds = (_column(record, name) for name in (record.metric, "tokens", "round"))
+    ratio = None
+    if reference is not None:
+        ours, theirs = _by_place(record), _by_place(reference)
+        if {key: n for key, (_, n) in ours.items()} != {key: n for key, (_, n) in theirs.items()}:
+            raise _unlike_sequences(record, reference)
+        ratio = stats.median_ratio([ours[key][0] for key in theirs], [time for time, _ in theirs.values()])
+    by_round: dict[float, list[float]] = defaultdict(list)
+    for time, number in zip(times, rounds, strict=True):
+        by_round[number].append(time)
+    return Latency(
+        p50=stats.percentile(times, 50),
+        p95=stats.percentile(times, 95),
+        samples=tuple((t, int(n), int(r)) for t, n, r in zip(times, tokens, rounds, strict=True)),
+        ratio=ratio,
+        spread=_spread(median(own) for own in by_round.values()),
+    )
+
+
+def _by_place(record: Measurement) -> dict[tuple[float, int], tuple[float, float]]:
+    """``(round, position within it) -> (seconds, tokens)``."""
+    seen: Counter[float] = Counter()
+    keyed = {}
+    columns = (_column(record, name) for name in (record.metric, "tokens", "round"))
+    for time, tokens, number in zip(*columns, strict=True):
+        keyed[number, seen[number]] = (time, tokens)
+        seen[number] += 1
+    return keyed
+
+
+def _spread(rounds: Iterable[float]) -> float:
+    values = list(rounds)
+    middle = median(values)
+    return (max(values) - min(values)) / middle if middle > 0 else 0.0
+
+
+def _repeated(record: Measurement, reference: Measurement | None) -> Repeated:
+    values = _column(record, record.metric)
+    ratios = [] if reference is None else _ratios(_by_round(record), _by_round(reference))
+    return Repeated(
+        value=median(values),
+        low=min(values),
+        high=max(values),
+        rounds=len(values),
+        ratio=Interval(value=median(ratios), low=min(ratios), high=max(ratios)) if ratios else None,
+        spread=_spread(values),
+    )
+
+
+def _by_round(record: Measurement) -> dict[float, float]:
+    return dict(zip(_column(record, "round"), _column(record, record.metric), strict=True))
+
+
+def _ratios(ours: Mapping[float, float], theirs: Mapping[float, float]) -> list[float]:
+    return [value / theirs[number] for number, value in ours.items() if theirs.get(number, 0.0) > 0]
+
+
+def _count(record: Measurement, _: Measurement | None) -> Count:
+    return Count(value=median(_column(record, record.metric)))
+
+
+def _answer(record: Measurement, _: Measurement | None) -> Answer:
+    rounds = _column(record, record.metric)
+    prompt, response, expected = (str(record.facts.get(name, "")) for name in ("prompt", "response", "expected"))
+    return Answer(
+        right=sum(right > 0 for right in rounds),
+        rounds=len(rounds),
+        prompt=prompt,
+        response=response,
+        expected=expected,
+    )
+
+
+def _corpus(record: Measurement, reference: Measurement | None) -> Estimate:
+    nll, tokens, base = _likelihoods(record, reference)
+    return Estimate(
+        interval=stats.perplexity(nll, tokens),
+        sequences=len(nll),
+        tokens=int(tokens.sum()),
+        ratio=None if base is None else stats.perplexity_ratio(nll, base, tokens),
+    )
+
+
+def _sentences(record: Measurement, reference: Measurement | None) -> Estimate:
+    nll, tokens, base = _likelihoods(record, reference)
+    return Estimate(
+        interval=stats.sentence_perplexity(nll, tokens),
+        sequences=len(nll),
+        tokens=int(tokens.sum()),
+        ratio=None if base is None else stats.mean_ratio(np.exp(nll / tokens), np.exp(base / tokens)),
+    )
+
+
+_Samples = NDArray[np.float64]
+
+
+def _likelihoods(record: Measurement, reference: Measurement | None) -> tuple[_Samples, _Samples, _Samples | None]:
+    """``nll_nats`` and ``tokens`` of each sequence, and the reference's ``nll_nats`` of the same sequences."""
+    nll, tokens = _column(record, "nll_nats"), _column(record, "tokens")
+    if reference is not None and tokens != _column(reference, "tokens"):
+        raise _unlike_sequences(record, reference)
+    base = None if reference is None else np.array(_column(reference, "nll_nats"))
+    return np.array(nll), np.array(tokens), base
+
+
+_FIGURE: Mapping[Form, Callable[[Measurement, Measurement | None], Figure]] = {
+    "size": _size,
+    "latency": _latency,
+    "rounds": _repeated,
+    "count": _count,
+    "answer": _answer,
+    "corpus": _corpus,
+    "sentences": _sentences,
+}
+
+
+def _column(record: Measurement, name: str) -> tuple[float, ...]:
+    if name not in record.columns:
+        raise InputError(f"{record.metric} of {record.row}: no column {name!r} in its samples, only {record.columns}")
+    index = record.columns.index(name)
+    return tuple(sample[index] for sample in record.samples)
+
+
+def _unlike_sequences(record: Measurement, reference: Measurement) -> NotComparable:
+    return NotComparable(
+        f"{record.metric}: {record.row} and {reference.row} were not measured on the same sequences; "
+        "measure the rows in one run"
+    )

@@ -1,0 +1,117 @@
+"""The journal of a comparison: measurements beside the report's folder, one after the other, so that none is lost.
+
+It goes once the report is written. A comparison that resumes starts from its journal, and from the report that is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qexport import __version__, cpu
+from qexport.errors import NotComparable
+from qexport.record import Measurement, append_records, read_records
+from qexport.report.folder import RECORDS_NAME
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a comparison runs under, as far as it is known before anything runs."""
+
+    model: str
+    stand_in: bool
+    provider: str
+    threads: int | None
+    """None for every processor this process may use."""
+    texts: Mapping[str, str]
+    """Digest of the tokens that a metric is measured on."""
+
+    def difference(self, record: Measurement) -> str:
+        """What differs for a measured record, in words; empty where nothing does."""
+        conditions = record.conditions
+        pairs = {
+            "the model": (record.model, self.model),
+            "stand-in": (record.stand_in, self.stand_in),
+            "the machine": (conditions.machine, cpu.cpu_name()),
+            "qexport": (conditions.commit, __version__),
+        }
+        if conditions.provider:  # of what was run
+            pairs |= {
+                "the provider": (conditions.provider, self.provider),
+                "threads": (conditions.threads, self.threads or cpu.cores()),
+            }
+        if conditions.text_sha256 and record.metric in self.texts:
+            pairs["the tokens it is fed"] = (conditions.text_sha256, self.texts[record.metric])
+        return next((f"{what} was {was}, and is {now}" for what, (was, now) in pairs.items() if was != now), "")
+
+
+class Journal:
+    """Measurements of one comparison, kept on disk as they come."""
+
+    def __init__(self, folder: Path, *, resume: bool) -> None:
+        """Start anew, or with what is there: the report in ``folder``, and what came after it.
+
+        Raises:
+            InputError: a file of records that cannot be read.
+        """
+        self._path = folder.with_name(f"{folder.name}.partial.jsonl")
+        self._by_key: dict[tuple[str, str], Measurement] = {}
+        if not resume:
+            self._path.unlink(missing_ok=True)
+            return
+        for path in (folder / RECORDS_NAME, self._path):
+            if path.is_file():
+                self._keep(read_records(path))
+
+    @property
+    def run(self) -> str:
+        """When the comparison began; empty where nothing is there."""
+        return next((record.run for record in self._by_key.values()), "")
+
+    @property
+    def records(self) -> list[Measurement]:
+        return list(self._by_key.values())
+
+    def require_like(self, expected: Expected) -> None:
+        """Make sure that what is there may stand in one table with what is to come.
+
+        Raises:
+            NotComparable: something differs.
+        """
+        for record in self.records:
+            difference = "" if record.skipped is not None else expected.difference(record)
+            if difference:
+                raise NotComparable(
+                    f"{self._path.name.removesuffix('.partial.jsonl')}: cannot be resumed, {difference} "
+                    f"({record.metric} of {record.row}); start anew with --overwrite"
+                )
+
+    def require_same_artifact(self, row: str, sha256: str) -> None:
+        """Make sure that a row's artifact, made again, is the one that was measured.
+
+        Raises:
+            NotComparable: it is another one.
+        """
+        before = {record.artifact_sha256 for record in self.records if record.row == row and record.skipped is None}
+        if before - {sha256}:
+            raise NotComparable(
+                f"{row}: made again, its artifact is not the one that was measured; start anew with --overwrite"
+            )
+
+    def has(self, row: str, metrics: Sequence[str]) -> bool:
+        """Whether a row has a record of each metric, and a figure in one of them at least."""
+        found = [self._by_key.get((row, metric)) for metric in metrics]
+        return None not in found and any(record is not None and record.skipped is None for record in found)
+
+    def add(self, records: Sequence[Measurement]) -> None:
+        """Keep more; a record of the same row and metric replaces the one before."""
+        self._keep(records)
+        append_records(self._path, records)
+
+    def close(self) -> None:
+        """Remove the file: the report has it all."""
+        self._path.unlink(missing_ok=True)
+
+    def _keep(self, records: Iterable[Measurement]) -> None:
+        self._by_key |= {(record.row, record.metric): record for record in records}
