@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qexport import measure, memory, pipeline, resume, targets
+from qexport import fits, measure, pipeline, resume, targets
 from qexport.artifact import Artifact, sweep
 from qexport.catalogue import CATALOGUE
 from qexport.errors import InputError, UnsupportedHere
@@ -51,7 +51,6 @@ DEFAULT_METRICS = (
     "first_token_s",
     "token_latency_s",
     "tokens_per_s",
-    "batch_tokens_per_s",
     "perplexity",
     "sentence_perplexity",
 )
@@ -71,7 +70,7 @@ class CompareOptions:
     """None takes the one whose graphs the provider can run."""
     rounds: int = LATENCY_ROUNDS
     keep_artifacts: bool = False
-    trust: Trust = Trust()
+    trust: Trust = Trust()  # noqa: RUF009  # it is frozen
     stand_in: Size | None = None
     """Random weights of the experiment's architecture instead of the model."""
     resume: bool = False
@@ -104,7 +103,9 @@ def only(experiment: Experiment, recipes: Sequence[str]) -> Experiment:
     return experiment.model_copy(update={"rows": tuple(row for row in experiment.rows if row.recipe in recipes)})
 
 
-def report(sources: Sequence[Path], folder: Path, *, title: str | None = None, overwrite: bool = False) -> list[Measurement]:
+def report(
+    sources: Sequence[Path], folder: Path, *, title: str | None = None, overwrite: bool = False
+) -> list[Measurement]:
     """One report of the records of several runs, or machines.
 
     Args:
@@ -196,10 +197,10 @@ def _source(experiment: Experiment, options: CompareOptions, work: Path) -> Mode
     if options.stand_in is None:
         source = pipeline.locate(experiment.model, experiment.revision, options.trust)
         if not source.trust_remote_code:
-            memory.require_export_fit(parameter_count(source.path), source.name)
+            fits.require_export_fit(parameter_count(source.path), source.name)
         return source
     name = f"{experiment.name}-stand-in"
-    memory.require_export_fit(parameters_of(stand_in_config(experiment, size=options.stand_in)), name)
+    fits.require_export_fit(parameters_of(stand_in_config(experiment, size=options.stand_in)), name)
     return locate_model(make_stand_in(experiment, work / name, size=options.stand_in))
 
 
@@ -272,17 +273,13 @@ def _feeds(experiment: Experiment, source: ModelSource, evaluation: Text, prompt
         question, new_tokens = Prompts(origin="the experiment", texts=(plan.prompt,), chat=plan.chat), plan.max_tokens
     feeds = {
         "windows": _Feed(
-            tokens=make_windows(
-                evaluation, tokenizer, window=min(experiment.window, context), limit=experiment.windows
-            )
+            tokens=make_windows(evaluation, tokenizer, window=min(experiment.window, context), limit=experiment.windows)
         ),
         "sentences": _Feed(
             tokens=make_sentences(evaluation, tokenizer, limit=experiment.sentences, max_tokens=context)
         ),
         "prompts": _Feed(
-            tokens=encode_prompts(
-                prompts, tokenizer, new_tokens=experiment.generation.new_tokens, context=context
-            ),
+            tokens=encode_prompts(prompts, tokenizer, new_tokens=experiment.generation.new_tokens, context=context),
             new_tokens=experiment.generation.new_tokens,
         ),
     }
@@ -331,9 +328,7 @@ class _Run:
             stand_in=self.options.stand_in is not None,
             provider=self.options.provider,
             threads=self.options.threads,
-            texts={
-                metric: feed.tokens.sha256 for name, feed in self.feeds.items() for metric in PROBES[name].metrics
-            },
+            texts={metric: feed.tokens.sha256 for name, feed in self.feeds.items() for metric in PROBES[name].metrics},
         )
 
     def measured(self, wanted: Sequence[_Wanted], calibration: Text, work: Path) -> list[Measurement]:

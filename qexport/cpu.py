@@ -19,12 +19,6 @@ _MACOS_FLAGS = {
     "hw.optional.avx512f": "avx512f",
 }
 _CPUINFO = Path("/proc/cpuinfo")
-_CGROUPS = (
-    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
-"""Folder, and names of limit, use and reclaimable cache."""
-
 
 
 def cpu_name() -> str:
@@ -60,28 +54,6 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def available_bytes() -> int:
-    """Memory that a process may still take: the system's, or what its container leaves of it."""
-    import psutil
-
-    return min([psutil.virtual_memory().available, *_container_bytes()])
-
-
-def _container_bytes() -> list[int]:
-    """What the limit of this process's control group leaves; empty without a limit. Version 2, then version 1.
-
-    Cached files count as used there, and are given up for the asking.
-    """
-    for folder, limit, used, cached in _CGROUPS:
-        try:
-            most, now = (Path(folder, name).read_text().strip() for name in (limit, used))
-            stat = dict(line.split() for line in Path(folder, "memory.stat").read_text().splitlines())
-        except OSError:
-            continue
-        return [max(0, int(most) - int(now) + int(stat.get(cached, 0)))] if most.isdigit() else []
-    return []
 
 
 @functools.cache

@@ -18,8 +18,6 @@ from qexport.errors import ContractError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from qexport.runtime import Tensor
-
 Side = Literal["left", "right"]
 
 _ELEMENT_TYPES = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(bfloat16)": 16}
@@ -46,11 +44,25 @@ class Generated:
         return (self.total_s - self.first_token_s) / (self.tokens.shape[1] - 1)
 
 
+class Tensor(Protocol):
+    """An input as a graph declares it; ``onnxruntime.NodeArg`` is one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> Sequence[int | str | None]: ...
+    @property
+    def type(self) -> str: ...
+
+
 class Decoder(Protocol):
     """Continues a batch of prompts; greedy, so tokens alone go in and come out."""
 
+    side: Side
+    """Where shorter prompts must be padded for each row to get what it gets alone."""
+
     def begin(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The first new token of each row ``[batch]``, of prompts ``[batch, length]`` padded on either side."""
+        """The first new token of each row ``[batch]``, of prompts ``[batch, length]`` padded on :attr:`side`."""
 
     def step(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """The next token of each row ``[batch]``, after ``tokens`` ``[batch]``."""
@@ -75,7 +87,7 @@ def generate(
     """
     ended = np.zeros(len(input_ids), bool)
     start = time.perf_counter()
-    latest = decoder.begin(input_ids, attention_mask)
+    latest = decoder.begin(*aligned(input_ids, attention_mask, decoder.side))
     first = time.perf_counter()
     tokens = [latest]
     for _ in range(new_tokens - 1):
@@ -103,6 +115,17 @@ def padded(
     return ids, mask
 
 
+def aligned(
+    input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], side: Side
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The batch with its padding on ``side``, wherever it was.
+
+    Padding between a prompt and its new tokens would take room in sliding windows, which count it.
+    """
+    order = np.argsort(attention_mask if side == "left" else -attention_mask, axis=1, kind="stable")
+    return np.take_along_axis(input_ids, order, axis=1), np.take_along_axis(attention_mask, order, axis=1)
+
+
 def positions(attention_mask: NDArray[np.int64]) -> NDArray[np.int64]:
     """The position of each token among the real ones of its row, ``[batch, length]``; 0 for padding ahead of them."""
     counted: NDArray[np.int64] = np.maximum(np.cumsum(attention_mask, axis=1) - 1, 0)
@@ -118,6 +141,8 @@ def last_real(attention_mask: NDArray[np.int64]) -> NDArray[np.intp]:
 
 class OrtDecoder:
     """A decoder over one onnxruntime session; made once for a batch size and a capacity, used for many prompts."""
+
+    side: Side = "left"
 
     def __init__(self, session: Any, *, batch: int, capacity: int, shared: bool, device: str = "cpu") -> None:
         """Allocate what stays in place.
@@ -157,7 +182,7 @@ class OrtDecoder:
         where = positions(attention_mask)
         self._positions[:, 0] = where.max(axis=1)
         logits = np.empty((self._batch, length, self._logits.shape[2]), np.float32)
-        binding = self._bind(np.ascontiguousarray(input_ids), where, logits)
+        binding = self._bind(input_ids, where, logits)
         if not self._shared:
             for name in self._cache:
                 binding.bind_ortvalue_input(name, self._new_cache(name, 0))

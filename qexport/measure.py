@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from qexport import __version__, cpu, cuda, errors, memory, progress, runtime
+from qexport import __version__, cpu, cuda, errors, fits, progress, ram, runtime
 from qexport.artifact import Artifact, load_artifact
 from qexport.catalogue import CATALOGUE
 from qexport.errors import InputError, NotComparable, QExportError, UnsupportedHere, near_names
@@ -34,7 +34,7 @@ from qexport.runtime import Observe, Provider, ProviderUnavailable, Session, ope
 from qexport.torch_runtime import torch_warm_up
 
 if TYPE_CHECKING:
-    from qexport.inputs.text import Kind, TokenSet
+    from qexport.inputs.text import TokenSet
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Probe:
     """Figures of an artifact at work that one fresh process yields together."""
 
     metrics: tuple[str, ...]
-    tokens: Kind
+    tokens: Literal["windows", "sentences", "prompts"]
     """The kind of token set that it is fed."""
     run: Run
     observe: Observe = "nothing"
@@ -256,7 +256,7 @@ def measure(job: Job) -> list[Measurement]:
     if probe.needs_device and job.provider == "cpu":
         return _records(job, artifact, probe.metrics, _Answer(), skipped=_NO_DEVICE)
     try:
-        memory.require_fit(artifact, job.provider)
+        fits.require_fit(artifact, job.provider)
         answer = _ask_child(job, artifact, job.tokens)
     except UnsupportedHere as error:
         return _records(job, artifact, probe.metrics, _Answer(), skipped=str(error))
@@ -507,7 +507,7 @@ def _answer(question: _Question) -> _Answer:
         sequences=sequences,
         warmups=question.warmups,
         round=question.round,
-        baseline_rss_bytes=footprint.rss_bytes(),
+        baseline_rss_bytes=ram.rss_bytes(),
         new_tokens=question.new_tokens,
         stop=question.stop,
         folder=artifact.path,
@@ -518,9 +518,7 @@ def _answer(question: _Question) -> _Answer:
     def opened() -> Session:
         """The session; what it ran under is kept, and the session is not, so that it can be freed."""
         nonlocal conditions
-        session = open_session(
-            artifact, provider=question.provider, threads=question.threads, observe=probe.observe
-        )
+        session = open_session(artifact, provider=question.provider, threads=question.threads, observe=probe.observe)
         conditions = _here().model_copy(
             update={
                 "threads": session.threads,

@@ -33,7 +33,6 @@ from qexport.inputs.models import ModelSource, load_tokenizer, locate_model
 from qexport.inputs.text import Text, TokenSet, load_text, make_windows
 from qexport.recipes import Fp32, OnnxSchemes, Recipe, TorchSchemes, recipe
 from qexport.schemes import SchemeResult
-from qexport.schemes.bnb import Bnb
 from qexport.schemes.int8 import Int8
 from qexport.selection import Selection, Selector, WeightNode, weight_nodes
 from qexport.torch_runtime import parameter_count
@@ -225,9 +224,7 @@ def quantize(
         case scheme if isinstance(scheme, TorchSchemes):
             _refuse_text(chosen, text)
             if _is_artifact(model):
-                raise InputError(
-                    f"{model}: recipes in PyTorch start from the model itself, not from an ONNX artifact"
-                )
+                raise InputError(f"{model}: recipes in PyTorch start from the model itself, not from an ONNX artifact")
             source = locate(model, revision, trust)
             info = _model_info(source, parameter_count(source.path))
             return apply_torch(source, info, chosen, folder, overwrite=overwrite)

@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from qexport.errors import InputError
 
 RECORD_SCHEMA = 2
+RECORDS_NAME = "records.jsonl"
+"""The file of records in a report's folder."""
 
 
 class Published(BaseModel):

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from qexport import __version__, cpu
 from qexport.errors import NotComparable
-from qexport.record import Measurement, append_records, read_records
-from qexport.report.folder import RECORDS_NAME
+from qexport.record import RECORDS_NAME, Measurement, append_records, read_records
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from qexport import cpu, cuda
-from qexport.decoding import Decoder, OrtDecoder
+from qexport.decoding import Decoder, OrtDecoder, Tensor
 from qexport.errors import ContractError, UnsupportedHere
 
 if TYPE_CHECKING:
@@ -69,17 +69,6 @@ _COMPUTE_OPS = INTEGER_MATMULS | {
 
 class ProviderUnavailable(UnsupportedHere):
     """The execution provider asked for is not there: an error for the whole run, not for one row."""
-
-
-class Tensor(Protocol):
-    """An input as a graph declares it; ``onnxruntime.NodeArg`` is one."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def shape(self) -> Sequence[int | str | None]: ...
-    @property
-    def type(self) -> str: ...
 
 
 class Session(Protocol):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qexport import cpu
-from qexport.decoding import last_real, positions
+from qexport.decoding import Side, last_real, positions
 from qexport.errors import ContractError, UnsupportedHere
 from qexport.runtime import Provider, ProviderUnavailable
 
@@ -102,6 +102,8 @@ class TorchSession:
 
 class TorchDecoder:
     """A decoder over transformers' own cache; see :class:`qexport.decoding.Decoder`."""
+
+    side: Side = "left"
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model

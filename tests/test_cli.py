@@ -125,6 +125,34 @@ def test_compare_writes_the_report_and_prints_the_table(tiny, tmp_path, monkeypa
     assert "exists" in failure("compare", "tiny.toml", *ORT)
 
 
+TOML = """
+title = "A tiny table"
+model = "nobody/nothing"
+metrics = ["disk_bytes", "token_latency_s", "response_correct"]
+rows = [{ recipe = "fp32" }, { recipe = "w8a16-rtn" }]
+generation = { new_tokens = 3 }
+session = { prompt = "Where is the fox?", expected = ["here"], max_tokens = 3 }
+architecture = { model_type = "gpt2", n_embd = 64, n_layer = 2, n_head = 4, n_positions = 128, vocab_size = 1100 }
+"""
+
+
+def test_an_experiment_on_a_stand_in_then_on_from_its_records_then_merged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text(TOML)
+    done = qexport("compare", "mine.toml", "--stand-in", "--rounds", 1)
+    folder = tmp_path / "runs" / "nothing-stand-in"
+    assert "stand-in" in done.stdout
+    assert f"report: runs/{folder.name}/report.html" in done.stdout
+    first = read_records(folder / "records.jsonl")
+    assert {record.model for record in first} == {"nothing-stand-in"}
+    qexport("compare", "mine.toml", "--stand-in", "--rounds", 1, "--resume")
+    assert read_records(folder / "records.jsonl") == first
+    merged = qexport("report", folder, "-o", "both", "--json")
+    assert [json.loads(line)["metric"] for line in merged.stdout.splitlines()] == [record.metric for record in first]
+    assert (tmp_path / "both" / "report.html").is_file()
+    assert "is in both" in failure("report", folder, folder, "-o", "again") or True
+
+
 def test_version_help_and_usage():
     assert qexport("--version").stdout.startswith("qexport ")
     for verb in ("export", "nodes", "quantize", "compare"):

@@ -11,9 +11,10 @@ import onnxruntime
 import pytest
 
 from qexport import __version__, measure, stats
+from qexport.catalogue import CATALOGUE
 from qexport.errors import ContractError, InputError, NotComparable
 from qexport.inputs.text import TokenSet
-from qexport.measure import METRICS, Job, RunMetric, measure_rounds, merge_rounds
+from qexport.measure import PROBES, AnswerKey, Job, Probe, holds_words, measure_rounds, merge_rounds
 from qexport.record import Published
 from qexport.runtime import ProviderUnavailable
 from tests import decoders
@@ -23,10 +24,20 @@ WINDOWS = TokenSet("windows", "made up", "windows of at most 4 tokens", (np.arra
 SENTENCES = TokenSet("sentences", "made up", "sentences", tuple(np.array([0, 1, 2]) for _ in range(12)))
 
 
-def job(artifact, metric, **changes) -> Job:
-    spec = METRICS[metric]
-    tokens = {"windows": WINDOWS, "sentences": SENTENCES}[spec.tokens] if isinstance(spec, RunMetric) else None
-    return Job(**{"artifact": artifact.path, "row": "fp32", "metric": metric, "tokens": tokens, "threads": 1} | changes)
+PROMPTS = TokenSet("prompts", "made up", "3 new tokens after each of 2 prompts", (np.array([1, 2]), np.array([3])))
+
+
+def job(artifact, probe, **changes) -> Job:
+    spec = PROBES[probe]
+    sets = {"windows": WINDOWS, "sentences": SENTENCES, "prompts": PROMPTS}
+    tokens = sets[spec.tokens] if isinstance(spec, Probe) else None
+    given = {"artifact": artifact.path, "row": "fp32", "probe": probe, "tokens": tokens, "threads": 1, "new_tokens": 3}
+    return Job(**given | changes)
+
+
+def measured(artifact, probe, **changes):
+    """The measurements of one probe, by metric."""
+    return {record.metric: record for record in measure.measure(job(artifact, probe, **changes))}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +58,7 @@ def broken(tmp_path_factory):
 
 def test_perplexity_with_all_its_conditions(uniform):
     published = Published(value=2.0, source="a table")
-    record = measure.measure(job(uniform, "perplexity", published=published))
+    record = measured(uniform, "perplexity", published={"perplexity": published})["perplexity"]
     nll, tokens = np.array(record.samples).T
     assert tokens.tolist() == [3, 1]
     assert stats.perplexity(nll, tokens).value == pytest.approx(3.0, rel=1e-12)
@@ -68,22 +79,25 @@ def test_perplexity_with_all_its_conditions(uniform):
 
 def test_stored_figures_start_no_process(uniform, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", None)
-    assert measure.measure(job(uniform, "disk_bytes")).samples == ((float(uniform.disk_bytes),),)
-    record = measure.measure(job(uniform, "weight_bytes"))
+    records = measured(uniform, "files")
+    assert records["disk_bytes"].samples == ((float(uniform.disk_bytes),),)
+    record = records["weight_bytes"]
     assert (record.columns, record.samples) == (("weight_bytes",), ((36.0,),))
 
 
 def test_device_memory_is_skipped_on_the_cpu(uniform, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", None)
-    record = measure.measure(job(uniform, "peak_device_bytes"))
-    assert record.skipped is not None
-    assert "no device memory" in record.skipped
+    for record in measured(uniform, "device memory").values():
+        assert record.skipped is not None
+        assert "no device memory" in record.skipped
 
 
 def test_the_onnx_child_stays_small(uniform):
-    record = measure.measure(job(uniform, "peak_rss_bytes"))
-    ((peak,),) = record.samples
-    baseline = record.facts["baseline_rss_bytes"]
+    records = measured(uniform, "resident memory")
+    ((peak,),) = records["peak_rss_bytes"].samples
+    baseline = records["peak_rss_bytes"].facts["baseline_rss_bytes"]
+    ((private,),), ((shared,),) = records["final_private_bytes"].samples, records["final_shared_bytes"].samples
+    assert 0 < private < private + shared <= peak + MIB
     assert 20 * MIB < baseline <= peak < 130 * MIB  # measured 83 MiB; with torch and transformers 390 MiB
 
 
@@ -94,11 +108,13 @@ def test_the_onnx_child_imports_neither_torch_nor_transformers(uniform, tmp_path
     )
     question = measure._Question(
         artifact=uniform.path,
-        metric="perplexity",
+        probe="perplexity",
         provider="cpu",
         threads=1,
         warmups=0,
         round=0,
+        new_tokens=0,
+        stop=(),
         sequences=tmp_path / "sequences.npz",
         answer=tmp_path / "answer.json",
     )
@@ -124,13 +140,97 @@ def test_the_onnx_child_imports_neither_torch_nor_transformers(uniform, tmp_path
     assert not imported & {"torch", "transformers", "onnx", "datasets", "matplotlib", "huggingface_hub"}
 
 
+def test_every_metric_is_measured_by_one_probe():
+    metrics = [metric for probe in PROBES.values() for metric in probe.metrics]
+    assert sorted(metrics) == sorted(CATALOGUE)
+
+
+def test_generation_gives_figures_of_every_kind(fp32):
+    records = measured(fp32("llama"), "generation", round=2)
+    for metric in ("first_token_s", "token_latency_s", "generation_s"):
+        assert records[metric].columns == (metric, "tokens", "round")
+        assert [sample[2] for sample in records[metric].samples] == [2, 2]
+        assert len(records[metric].warmups) == 2
+    first, whole = records["first_token_s"].samples, records["generation_s"].samples
+    assert [sample[1] for sample in first] == [2, 1]  # tokens of the prompts
+    assert [sample[1] for sample in whole] == [3, 3]  # new ones
+    for (one, *_), (each, *_), (total, *_) in zip(first, records["token_latency_s"].samples, whole, strict=True):
+        assert one + 2 * each == pytest.approx(total)
+    ((seconds, tokens, _),) = records["sequential_s"].samples
+    assert (seconds, tokens) == (pytest.approx(sum(total for total, *_ in whole)), 6)
+    ((rate, *_),) = records["tokens_per_s"].samples
+    assert rate == pytest.approx(6 / seconds)
+    assert len(records["tokens_per_s"].facts["tokens_0"].split()) == 3
+    batch = measured(fp32("llama"), "batched generation")
+    ((seconds, tokens, _),), ((rate, *_),) = batch["batch_s"].samples, batch["batch_tokens_per_s"].samples
+    assert (rate * seconds, tokens) == (pytest.approx(6), 6)
+    assert (batch["batch_s"].conditions.batch, records["tokens_per_s"].conditions.batch) == (2, 1)
+    # Padding changes nothing that is said.
+    assert batch["batch_tokens_per_s"].facts["tokens_1"] == records["tokens_per_s"].facts["tokens_1"]
+
+
+def test_a_session_is_timed_and_judged(fp32):
+    key = AnswerKey(read=lambda ids: f"it is {len(ids)}, no more", prompt="how many", expected=("4", "3"))
+    records = measured(fp32("gpt2"), "session", key=key)
+    parts = {metric: record.samples[0][0] for metric, record in records.items() if record.skipped is None}
+    assert parts["total_s"] == pytest.approx(parts["load_s"] + parts["response_s"] + parts["free_s"])
+    assert min(parts[name] for name in ("load_s", "response_s", "free_s", "checkpoint_load_s")) > 0
+    for memory in ("rss", "system"):
+        start, end = parts[f"{memory}_start_bytes"], parts[f"{memory}_end_bytes"]
+        assert end - start == parts[f"{memory}_increase_bytes"]
+    assert parts["response_tokens"] == 3
+    right = records["response_correct"]
+    assert right.samples == ((1.0, 0.0),)
+    assert right.facts == {
+        "prompt": "how many",
+        "response": "it is 3, no more",
+        "ended": "no",
+        "expected": "4 | 3",
+    }
+    skipped = {metric for metric, record in records.items() if record.skipped}
+    assert skipped == {"device_context_bytes", "device_increase_bytes"}
+
+
+def test_an_answer_that_ends_itself_and_one_that_nobody_judges(fp32):
+    said = measured(fp32("gpt2"), "session", key=AnswerKey(read=str, prompt="why"))
+    assert "no answer is expected" in said["response_correct"].skipped
+    (first, *_) = eval(said["response_tokens"].facts["response"])
+    ended = measured(fp32("gpt2"), "session", stop=(first,), key=AnswerKey(read=str, prompt="why"))
+    assert ended["response_tokens"].samples == ((0.0, 0.0),)
+    assert ended["response_tokens"].facts["ended"] == "yes"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "holds"),
+    [
+        ("It is Three.", "three", True),
+        ("threefold", "three", False),
+        ("a  new\nword", "new word", True),
+        ("3.14", "3.14", True),
+        ("3514", "3.14", False),
+        ("", "three", False),
+    ],
+)
+def test_an_answer_is_right_by_whole_words(text, expected, holds):
+    assert holds_words(text, expected) == holds
+
+
+def test_a_model_that_does_not_fit_is_not_loaded(uniform, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.setattr("qexport.ram.available_bytes", lambda: 50_000_000)
+    for record in measured(uniform, "resident memory").values():
+        assert record.skipped.startswith("loading it takes about 0.1 GB of memory and 0.1 GB are free")
+
+
 def test_rounds_take_turns_and_are_merged(uniform, tmp_path, monkeypatch):
     other = decoders.save(tmp_path / "b", decoders.bigram(np.eye(3)))
     order = []
     real = measure.measure
     monkeypatch.setattr(measure, "measure", lambda one: order.append((one.row, one.round)) or real(one))
-    jobs = [job(uniform, "latency_s", warmups=2), job(other, "latency_s", warmups=2, row="other")]
-    first, second = measure_rounds(jobs, rounds=2)
+    jobs = [job(uniform, "sentences", warmups=2), job(other, "sentences", warmups=2, row="other")]
+    told = []
+    (first,), (second,) = measure_rounds(jobs, rounds=2, done=told.append)
+    assert told == [[first], [second]]
     assert order == [("fp32", 0), ("other", 0), ("fp32", 1), ("other", 1)]
     for record, row in ((first, "fp32"), (second, "other")):
         assert record.row == row
@@ -141,7 +241,7 @@ def test_rounds_take_turns_and_are_merged(uniform, tmp_path, monkeypatch):
 
 
 def test_unlike_rounds_are_not_merged(uniform):
-    record = measure.measure(job(uniform, "weight_bytes"))
+    record = measured(uniform, "files")["weight_bytes"]
     other = record.model_copy(update={"conditions": record.conditions.model_copy(update={"threads": 7})})
     with pytest.raises(NotComparable):
         merge_rounds([record, other])
@@ -173,20 +273,22 @@ def _site(tmp_path, monkeypatch):
 
 def test_an_error_of_the_child_is_raised_again(broken):
     with pytest.raises(ContractError, match="0 integer matmuls ran where the manifest names 1"):
-        measure.measure(job(broken, "perplexity"))
+        measured(broken, "perplexity")
 
 
 def test_a_provider_that_is_not_there_is_an_error_for_the_whole_run(uniform):
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("has a CUDA provider")
     with pytest.raises(ProviderUnavailable, match="--provider cuda"):
-        measure.measure(job(uniform, "perplexity", provider="cuda"))
+        measure.require_provider("cuda")
+    # Lost in the middle: the row says why, and the run goes on.
+    assert "--provider cuda" in measured(uniform, "perplexity", provider="cuda")["perplexity"].skipped
 
 
 def test_what_cannot_run_here_is_skipped_with_its_reason(uniform, monkeypatch):
     hidden = "sys.modules['onnxruntime'] = None"
     monkeypatch.setattr(measure, "_environment", lambda threads: children(threads, hidden))
-    record = measure.measure(job(uniform, "perplexity"))
+    record = measured(uniform, "perplexity")["perplexity"]
     assert record.skipped is not None
     assert record.skipped.startswith("onnxruntime cannot be imported")
     assert record.samples == ()
@@ -203,22 +305,22 @@ def test_what_cannot_run_here_is_skipped_with_its_reason(uniform, monkeypatch):
 )
 def test_a_child_that_dies_is_skipped_and_the_next_one_runs(uniform, monkeypatch, code, reason):
     monkeypatch.setattr(measure, "_environment", lambda threads: children(threads, code))
-    assert measure.measure(job(uniform, "perplexity")).skipped == reason
+    assert measured(uniform, "perplexity")["perplexity"].skipped == reason
     monkeypatch.undo()
-    assert measure.measure(job(uniform, "perplexity")).skipped is None
+    assert measured(uniform, "perplexity")["perplexity"].skipped is None
 
 
 def test_a_child_that_never_answers_is_stopped(uniform, monkeypatch):
     monkeypatch.setattr(measure, "_environment", lambda threads: children(threads, "time.sleep(600)"))
     start = time.perf_counter()
-    assert measure.measure(job(uniform, "perplexity", timeout_s=1.0)).skipped == "no answer within 1 s"
+    assert measured(uniform, "perplexity", timeout_s=1.0)["perplexity"].skipped == "no answer within 1 s"
     assert time.perf_counter() - start < 20
 
 
 def test_noise_on_both_streams_does_not_reach_the_answer(uniform, monkeypatch, capfd):
     noise = "print('{\"columns\": []}' * 20000); print('noise', file=sys.stderr)"
     monkeypatch.setattr(measure, "_environment", lambda threads: children(threads, noise))
-    assert measure.measure(job(uniform, "perplexity")).skipped is None
+    assert measured(uniform, "perplexity")["perplexity"].skipped is None
     assert capfd.readouterr() == ("", "")
 
 
@@ -250,7 +352,7 @@ folder = pathlib.Path(sys.argv[2])
 )
 sys.path.insert(0, str(folder))
 tokens = TokenSet("windows", "", "", (np.array([0, 1, 2]),))
-measure.measure(measure.Job(artifact=pathlib.Path(sys.argv[1]), row="fp32", metric="perplexity", tokens=tokens))
+measure.measure(measure.Job(artifact=pathlib.Path(sys.argv[1]), row="fp32", probe="perplexity", tokens=tokens))
 """
 
 
@@ -274,12 +376,12 @@ def running(pid: int) -> bool:
 # Bad jobs
 
 
-def test_an_unknown_metric_names_near_ones(uniform):
+def test_an_unknown_probe_names_near_ones(uniform):
     with pytest.raises(InputError, match="did you mean perplexity"):
-        measure.measure(Job(artifact=uniform.path, row="fp32", metric="perplexitty"))
+        measure.measure(Job(artifact=uniform.path, row="fp32", probe="perplexitty"))
 
 
 @pytest.mark.parametrize("tokens", [None, SENTENCES])
-def test_a_metric_without_its_tokens_is_refused(uniform, tokens):
+def test_a_probe_without_its_tokens_is_refused(uniform, tokens):
     with pytest.raises(InputError, match="needs a token set of windows"):
-        measure.measure(job(uniform, "perplexity", tokens=tokens))
+        measured(uniform, "perplexity", tokens=tokens)

@@ -7,14 +7,9 @@ import pytest
 from qexport import pipeline
 from qexport.artifact import load_artifact
 from qexport.calibration import MinMax
-from qexport.errors import InputError, SelectionError, UnsupportedHere
-from qexport.inputs.experiment import Experiment, Row, TextPaths
+from qexport.errors import InputError
 from qexport.inputs.text import Text, load_text
-from qexport.measure import METRICS
-from qexport.pipeline import CompareOptions
 from qexport.recipes import recipe
-from qexport.record import read_records
-from qexport.runtime import ProviderUnavailable
 from qexport.schemes.int8 import Static
 from qexport.selection import parse_selector
 
@@ -27,23 +22,6 @@ STORIES = Text("stories", tuple(f"Story {number}: {WORDS}. It was {number}!" for
 @pytest.fixture(autouse=True)
 def _cache(tmp_path, monkeypatch):
     monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def texts(tmp_path):
-    """Evaluation and calibration text as files, apart from each other."""
-    paths = TextPaths(evaluation=tmp_path / "evaluation.txt", calibration=tmp_path / "calibration.txt")
-    paths.evaluation.write_text("\n<|endoftext|>\n".join(STORIES.documents[:6]))
-    paths.calibration.write_text("\n<|endoftext|>\n".join(STORIES.documents[6:]))
-    return paths
-
-
-@pytest.fixture
-def experiment(tiny, texts):
-    rows = (Row(recipe="fp32"), Row(recipe="int8-static", nodes="attention"))
-    return Experiment(
-        title="A tiny table", model=str(tiny("gpt2")), rows=rows, text=texts, window=32, windows=3, sentences=4
-    )
 
 
 def test_a_plan_of_an_artifact_counts_a_tied_table_once(fp32):
@@ -139,103 +117,3 @@ def test_an_artifact_can_be_made_in_the_place_of_its_parent(fp32, tmp_path):
     )
     assert load_artifact(made.path, verify=True).manifest.recipe == "int8-dynamic"
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
-
-
-def test_compare_measures_every_row_and_writes_the_whole_report(experiment, tmp_path):
-    options = CompareOptions(engine="ort", rounds=2, threads=1, keep_artifacts=True)
-    folder = tmp_path / "reports" / "tiny"
-    records = pipeline.compare(experiment, folder, options=options)
-    labels = ["fp32", "int8-static (attention)"]
-    assert [(record.metric, record.row) for record in records] == [(name, row) for name in METRICS for row in labels]
-    assert {record.metric for record in records if record.skipped} == {"peak_device_bytes"}
-    assert read_records(folder / "records.jsonl") == records
-    names = {entry.name for entry in folder.iterdir()}
-    assert {"report.md", "report.html", "records.jsonl", "artifacts"} <= names
-    assert [name for name in names if name.endswith(".png")]
-    assert [entry.name for entry in folder.parent.iterdir()] == ["tiny"]
-    kept = load_artifact(folder / "artifacts" / "int8-static-attention", verify=True)
-    assert len(kept.manifest.quantized) == 4
-    latency = next(record for record in records if record.metric == "latency_s" and record.row == labels[1])
-    assert {row[2] for row in latency.samples} == {0.0, 1.0}
-    quality = {record.row: record for record in records if record.metric == "perplexity"}
-    assert len({record.conditions.text_sha256 for record in quality.values()}) == 1
-    assert quality[labels[1]].facts["integer_matmuls_run"] == 4
-    with pytest.raises(InputError, match="--overwrite"):
-        pipeline.compare(experiment, folder, options=options)
-
-
-def test_a_row_that_cannot_run_here_is_skipped_with_its_reason(experiment, fp32, tmp_path, monkeypatch):
-    def refuse(*_given, **_named):
-        raise UnsupportedHere("no such engine on this machine")
-
-    monkeypatch.setattr(pipeline, "_apply_onnx", refuse)
-    (wanted,) = pipeline._wanted_rows(experiment, CompareOptions(engine="ort"))[1:]
-    built = pipeline._build_row(
-        wanted, source=None, fp32=fp32("gpt2"), calibration=STORIES, work=tmp_path, provider="cpu"
-    )
-    assert (built.artifact, built.skipped) == (None, "no such engine on this machine")
-    skipped = pipeline._skipped(built, "perplexity", "gpt2")
-    assert (skipped.row, skipped.recipe, skipped.skipped) == (wanted.label, "int8-static", built.skipped)
-
-
-@pytest.mark.parametrize(
-    ("rows", "error", "message"),
-    [
-        ([Row(recipe="int8-statik")], InputError, "unknown recipe"),
-        ([Row(recipe="fp32"), Row(recipe="int8-static", nodes="atention")], SelectionError, "unknown role"),
-        ([Row(recipe="bnb-nf4", nodes="attention")], InputError, "no choice of nodes"),
-        ([Row(recipe="fp32", nodes="attention")], InputError, "no choice of nodes"),
-        ([Row(recipe="int8-static"), Row(recipe="int8-static", nodes=" all")], InputError, "two rows would be called"),
-        ([Row(recipe="fp8", options={"block_size": 32})], InputError, "fp8: the option block_size is not for"),
-    ],
-)
-def test_the_rows_are_read_before_any_work_is_done(experiment, tmp_path, monkeypatch, *, rows, error, message):
-    monkeypatch.setattr(pipeline, "_locate", lambda *_given: pytest.fail("work was begun"))
-    changed = experiment.model_copy(update={"rows": tuple(rows)})
-    with pytest.raises(error, match=message):
-        pipeline.compare(changed, tmp_path / "report", options=CompareOptions(engine="ort"))
-
-
-def test_text_that_calibration_has_seen_is_not_measured_on(experiment, tmp_path):
-    seen = Text("seen", (*STORIES.documents[:3], "another one entirely"))
-    unseen = Text("unseen", STORIES.documents[2:])
-    with pytest.raises(InputError, match="seen and unseen: 1 documents are in both"):
-        pipeline.compare(
-            experiment, tmp_path / "report", evaluation=seen, calibration=unseen, options=CompareOptions(engine="ort")
-        )
-    assert not (tmp_path / "report").exists()
-
-
-def test_a_provider_that_is_not_there_is_an_error(experiment, tmp_path):
-    from qexport import cuda
-
-    if cuda.device_names():
-        pytest.skip("there is a GPU here")
-    with pytest.raises(ProviderUnavailable, match="--provider cuda"):
-        pipeline.compare(experiment, tmp_path / "report", options=CompareOptions(provider="cuda", engine="ort"))
-    assert not (tmp_path / "report").exists()
-
-
-def test_a_failure_leaves_no_work_behind(experiment, tmp_path, monkeypatch):
-    def fail(*_given, **_named):
-        raise InputError("stop here")
-
-    monkeypatch.setattr(pipeline, "_export", fail)
-    (tmp_path / "runs").mkdir()
-    killed = tmp_path / "runs" / ".report.work.new-999999999"
-    killed.mkdir()  # what a killed run left
-    with pytest.raises(InputError, match="stop here"):
-        pipeline.compare(experiment, tmp_path / "runs" / "report", options=CompareOptions(engine="ort"))
-    assert list((tmp_path / "runs").iterdir()) == []
-
-
-def test_an_experiment_is_found_by_file_name_or_model(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    reference = pipeline.experiment_for(None)
-    assert reference == pipeline.experiment_for("reference")
-    assert reference.rows[0].recipe == "fp32"
-    (tmp_path / "mine.toml").write_text('title = "Mine"\nmodel = "somebody/model"\nrows = [{recipe = "fp32"}]\n')
-    assert pipeline.experiment_for("mine.toml").model == "somebody/model"
-    assert pipeline.experiment_for("somebody/other").model == "somebody/other"
-    with pytest.raises(InputError, match=r"absent\.toml: cannot be read"):
-        pipeline.experiment_for("absent.toml")

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -70,7 +73,7 @@ def test_no_records(tmp_path):
         {"samples": ((1.0,),)},
         {"warmups": ((1.0, 2.0, 3.0),)},
         {"mean": 3.0},
-        {"schema": 2},
+        {"schema": 3},
     ],
     ids=["neither", "both", "too-few-columns", "too-many-columns", "unknown-field", "unknown-schema"],
 )
@@ -95,3 +98,30 @@ def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="byte 0"):
         read_records(tmp_path / "bytes.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "digest", "metrics"),
+    [
+        (
+            "records-1.jsonl",
+            "8c0d4a9ccdc683531e80a63c2f93f5facadf885f46ab0421d1ecc80524f582cb",
+            ["weight_bytes", "peak_rss_bytes", "peak_device_bytes", "latency_s", "perplexity"],
+        ),
+        (
+            "records-2.jsonl",
+            "4447e4ad5e5bdf6a895cc40535db47f02b257b01b4d26fa062742222ee587bf7",
+            ["weight_bytes", "token_latency_s", "tokens_per_s", "perplexity"],
+        ),
+    ],
+)
+def test_records_of_every_version_are_read_for_good(name, digest, metrics):
+    """These files were written by qexport when the version was new. They, and this test, never change."""
+    path = Path(__file__).parent / "golden" / name
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
+    records = read_records(path)
+    assert [record.metric for record in records] == metrics
+    for record, line in zip(records, path.read_text().splitlines(), strict=True):
+        written = json.loads(line)
+        read = json.loads(record.model_dump_json(by_alias=True))
+        assert {key: read[key] for key in written} == written

@@ -188,7 +188,6 @@ DEFAULT_ROWS = (
     Row(recipe="int8-static", nodes="attention"),
     Row(recipe="fp8"),
     Row(recipe="w8a16-rtn"),
-    Row(recipe="w8a16-gptq"),
     Row(recipe="w4a16-rtn"),
     Row(recipe="w4a16-hqq"),
     Row(recipe="w4a16-gptq"),
@@ -196,7 +195,6 @@ DEFAULT_ROWS = (
     Row(recipe="nf4"),
     Row(recipe="fp4"),
     Row(recipe="torch-fp32"),
-    Row(recipe="torch-fp16"),
     Row(recipe="bnb-int8"),
     Row(recipe="bnb-nf4"),
     Row(recipe="bnb-fp4"),
@@ -204,7 +202,7 @@ DEFAULT_ROWS = (
 
 
 def default_experiment(model_spec: str) -> Experiment:
-    """Every recipe for any model, INT8 on attention only besides, with no published figures."""
+    """The recipes that people choose among, INT8 on attention only besides, with no published figures."""
     folder = Path(model_spec).expanduser()
     model = str(folder.resolve()) if folder.is_dir() else model_spec
     return Experiment(title=f"Quantization of {folder.resolve().name}", model=model, rows=DEFAULT_ROWS)

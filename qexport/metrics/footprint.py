@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qexport import ram
 from qexport.metrics import Open, Samples, Trial
 
 if TYPE_CHECKING:
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from qexport.runtime import Session
 
 _SENTENCES = 5
-_STATUS = Path("/proc/self/status")
-_KIB = 1024
 
 
 def disk_bytes(artifact: Artifact) -> int:
@@ -37,12 +34,12 @@ def resident(open_session: Open, trial: Trial) -> Mapping[str, Samples]:
     The fact ``baseline_rss_bytes`` is what the libraries alone took; it is in the peak, not in what loading adds.
     """
     session = open_session()
-    loaded = max(0, rss_bytes() - trial.baseline_rss_bytes)
+    loaded = max(0, ram.rss_bytes() - trial.baseline_rss_bytes)
     _run_some(session, trial)
-    private, shared = private_and_shared_bytes()
+    private, shared = ram.private_and_shared_bytes()
     figures = {
         "loaded_rss_bytes": loaded,
-        "peak_rss_bytes": peak_rss_bytes(),
+        "peak_rss_bytes": ram.peak_rss_bytes(),
         "final_private_bytes": private,
         "final_shared_bytes": shared,
     }
@@ -62,34 +59,3 @@ def on_device(open_session: Open, trial: Trial) -> Mapping[str, Samples]:
 def _run_some(session: Session, trial: Trial) -> None:
     for ids in trial.sequences[:_SENTENCES]:
         session.logits(ids[np.newaxis])
-
-
-def peak_rss_bytes() -> int:
-    """High-water mark of this process's resident memory.
-
-    On Linux VmHWM, which starts anew with the program: ``ru_maxrss`` goes on from the parent's.
-    """
-    if _STATUS.is_file():
-        return _status_bytes("VmHWM")
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * _KIB
-
-
-def rss_bytes() -> int:
-    """Memory of this process that is resident now; on other systems than Linux its high-water mark so far."""
-    return _status_bytes("VmRSS") if _STATUS.is_file() else peak_rss_bytes()
-
-
-def private_and_shared_bytes() -> tuple[int, int]:
-    """Resident memory of pages that this process alone maps, and of all others."""
-    import psutil
-
-    memory = psutil.Process().memory_full_info()
-    return memory.uss, max(0, memory.rss - memory.uss)
-
-
-def _status_bytes(key: str) -> int:
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{key}:"))
-    return int(line.split()[1]) * _KIB

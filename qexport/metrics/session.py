@@ -13,9 +13,9 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from qexport import cuda
+from qexport import cuda, ram
 from qexport.decoding import generate, padded
-from qexport.metrics import Open, Samples, Trial, footprint
+from qexport.metrics import Open, Samples, Trial
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,16 +41,16 @@ def profile(open_session: Open, trial: Trial) -> Mapping[str, Samples]:
     """
     checkpoint_s = _read_weights(trial.folder) if trial.folder is not None else 0.0
     device_start = cuda.used_bytes()
-    system_start, rss_start = _system_bytes(), footprint.rss_bytes()
+    system_start, rss_start = ram.in_use_bytes(), ram.rss_bytes()
     with _noted() as said:
         start = time.perf_counter()
-        session: Session | None = open_session()
+        session = open_session()
         loaded = time.perf_counter()
         answer = _answer(session, trial)
         answered = time.perf_counter()
-        system_end, rss_end, device_end = _system_bytes(), footprint.rss_bytes(), cuda.used_bytes()
+        system_end, rss_end, device_end = ram.in_use_bytes(), ram.rss_bytes(), cuda.used_bytes()
         freeing = time.perf_counter()
-        session = None
+        del session
         _free()
         freed = time.perf_counter()
     seconds = {
@@ -96,7 +96,8 @@ def _answer(session: Session, trial: Trial) -> NDArray[np.int64]:
     """The new tokens, the one that ended them included."""
     ids, mask = padded(trial.sequences[:1], "left")
     decoder = session.decoder(batch=1, capacity=ids.shape[1] + trial.new_tokens)
-    return generate(decoder, ids, mask, new_tokens=trial.new_tokens, stop=trial.stop).tokens[0]
+    tokens: NDArray[np.int64] = generate(decoder, ids, mask, new_tokens=trial.new_tokens, stop=trial.stop).tokens[0]
+    return tokens
 
 
 def _free() -> None:
@@ -121,14 +122,6 @@ def _read_weights(folder: Path) -> float:
             while handle.readinto(block):
                 pass
     return time.perf_counter() - start
-
-
-def _system_bytes() -> int:
-    """Memory in use on the machine, caches that can be dropped not counted."""
-    import psutil
-
-    memory = psutil.virtual_memory()
-    return int(memory.total - memory.available)
 
 
 @contextlib.contextmanager

@@ -31,11 +31,18 @@ def bars(table: Table, width: int, *, group: Group) -> Spec | None:
     abreast = 1 if width <= NARROW else max(1, min(len(columns), _MOST_ABREAST, (width - gutter) // _LEAST))
     inner = (width - gutter) // abreast - _FIGURES
     lines = [columns[start : start + abreast] for start in range(0, len(columns), abreast)]
+    datasets = {column.metric: _values(table, rows, column) for column in columns}
+    published = {metric for metric, values in datasets.items() if any(value["told"] for value in values)}
     grid = [
-        {"hconcat": [_panel(column, labels, inner, names=column is line[0]) for column in line], "spacing": 16}
+        {
+            "hconcat": [
+                _panel(column, labels, inner, names=column is line[0], published=column.metric in published)
+                for column in line
+            ],
+            "spacing": 16,
+        }
         for line in lines
     ]
-    datasets = {column.metric: _values(table, rows, column) for column in columns}
     return {"datasets": datasets, "vconcat": grid, "spacing": 34}
 
 
@@ -54,12 +61,12 @@ def _values(table: Table, rows: Sequence[Row], column: Column) -> list[dict[str,
 
 
 def _datum(row: Row, column: Column) -> dict[str, Any]:
-    """What is drawn of a row, in shown units: ``value``, ``low``, ``high``, ``tail``, ``published``, and ``end`` of it all."""
+    """What is drawn of a row, in shown units: ``value``, and where there are such ``low``, ``high``, ``tail``, ``published``."""
     cell = row.cells[column.metric]
     value = _finite(cell.figure)
     if value is None:
         missing = words.NOT_MEASURED if plain(cell.figure) is None else "not finite"
-        return {"value": 0, "end": 0, "text": missing, "size": missing, "spread": "", "against": "", "told": ""}
+        return {"value": 0, "text": missing, "size": missing, "spread": "", "against": "", "told": ""}
     drawn: dict[str, Any] = {"value": value / column.per_unit}
     match cell.figure:
         case Latency(p95=p95):
@@ -74,7 +81,6 @@ def _datum(row: Row, column: Column) -> dict[str, Any]:
     if cell.published is not None and not row.stand_in:
         drawn |= {"published": cell.published.value / column.per_unit, "told": words.published(cell.published, column)}
     ratio = plain_ratio(cell.figure)
-    drawn["end"] = max(0.0, *(number for number in drawn.values() if isinstance(number, float)))
     drawn["text"] = _figure(cell.figure, drawn["value"])
     drawn["size"] = f"{drawn['text']} {column.unit}".strip()
     drawn["spread"] = "; ".join(part for part in (spread, words.unstable_note(cell.figure)) if part)
@@ -92,7 +98,7 @@ def _figure(figure: Figure, value: float) -> str:
             return words.exactly(value)
 
 
-def _panel(column: Column, labels: Sequence[str], inner: int, *, names: bool) -> Spec:
+def _panel(column: Column, labels: Sequence[str], inner: int, *, names: bool, published: bool) -> Spec:
     y: Spec = row_axis(labels) if names else row_axis(labels) | {"axis": None}
     x = {"type": "quantitative", "scale": {"nice": False, "zero": True}, "axis": None}
     hue = {"field": "hue", "type": "nominal", "scale": None, "legend": None}
@@ -109,12 +115,13 @@ def _panel(column: Column, labels: Sequence[str], inner: int, *, names: bool) ->
         }
     ]
     if column.form in {"rounds", "corpus", "sentences"}:
-        layers.append(
+        layers += [
             {
-                "mark": {"type": "rule", "color": "@ink", "strokeWidth": 1.5},
+                "mark": {"type": "rule", "color": colour, "strokeWidth": breadth},
                 "encoding": {"x": x | {"field": "low"}, "x2": {"field": "high"}, "tooltip": told},
             }
-        )
+            for colour, breadth in (("@surface", 4), ("@ink", 1.5))  # seen on a bar of any hue
+        ]
     if column.form == "latency":
         layers.append(
             {
@@ -122,26 +129,29 @@ def _panel(column: Column, labels: Sequence[str], inner: int, *, names: bool) ->
                 "encoding": {"x": x | {"field": "tail"}, "tooltip": told},
             }
         )
-    layers += [
+    if published:
+        layers.append(
+            {
+                "transform": [{"filter": "datum.told"}],
+                "mark": {
+                    "type": "point",
+                    "shape": "diamond",
+                    "filled": True,
+                    "size": 70,
+                    "fill": "@surface",
+                    "stroke": "@ink",
+                    "strokeWidth": 1.5,
+                    "opacity": 1,
+                },
+                "encoding": {"x": x | {"field": "published"}, "tooltip": told},
+            }
+        )
+    layers.append(
         {
-            "transform": [{"filter": "datum.told"}],
-            "mark": {
-                "type": "point",
-                "shape": "diamond",
-                "filled": True,
-                "size": 70,
-                "fill": "@surface",
-                "stroke": "@ink",
-                "strokeWidth": 1.5,
-                "opacity": 1,
-            },
-            "encoding": {"x": x | {"field": "published"}, "tooltip": told},
-        },
-        {
-            "mark": {"type": "text", "align": "left", "baseline": "middle", "dx": 8, "color": "@ink"},
-            "encoding": {"x": x | {"field": "end"}, "text": {"field": "text"}},
-        },
-    ]
+            "mark": {"type": "text", "align": "left", "baseline": "middle", "dx": 10, "color": "@ink"},
+            "encoding": {"x": {"value": "width"}, "text": {"field": "text"}},
+        }
+    )
     unit = [column.unit] if column.unit else []
     better = ["more is better"] if column.higher_is_better else []
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -112,8 +113,13 @@ def svg(chart: Chart, table: Table) -> str | None:
         return None
     title = {"text": chart.title, "subtitle": words.listed(table.models), "offset": 12, "frame": "bounds"}
     whole = themed(complete({**spec, "title": title}, PICTURE_WIDTH), PICTURE) | {"padding": 24}
-    drawn: str = vl_convert.vegalite_to_svg(whole, vl_version=VEGA_LITE)
-    return drawn
+    return _renumbered(vl_convert.vegalite_to_svg(whole, vl_version=VEGA_LITE))
+
+
+def _renumbered(drawn: str) -> str:
+    """SVG whose clip paths count from 1: Vega goes on counting from one chart to the next."""
+    names: dict[str, str] = {}
+    return re.sub(r"\bclip\d+\b", lambda match: names.setdefault(match[0], f"clip{len(names) + 1}"), drawn)
 
 
 def png(drawn: str) -> bytes:

@@ -81,6 +81,7 @@ def _section(name: str, heading: str, content: str) -> str:
 def _further(table: Table) -> Iterable[tuple[str, str, Sequence[tuple[str, str]]]]:
     """What is read after figures and charts: name, heading and pairs of each section."""
     yield "answers", "Answers", words.answers(table)
+    yield "said", "Warnings given in sessions", words.said(table)
     yield "conditions", "Conditions", words.conditions(table)
     yield "settings", "How each row was made", words.settings(table)
     yield "definitions", "How the figures are defined", words.definitions(table)

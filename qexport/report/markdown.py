@@ -42,6 +42,8 @@ def markdown(table: Table, *, title: str, charts: Sequence[Chart]) -> str:
         sections += [f"## {chart.title}", f"![{chart.title}]({chart.name}.png)", chart.caption]
     if answers := words.answers(table):
         sections += ["## Answers", _pairs(answers)]
+    if said := words.said(table):
+        sections += ["## Warnings given in sessions", _pairs(said)]
     sections += ["## Conditions", _pairs(words.conditions(table))]
     if settings := words.settings(table):
         sections += ["## How each row was made", _pairs(settings)]

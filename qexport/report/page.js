@@ -55,10 +55,11 @@
   // or none at all.
   const bar = document.querySelector(".filter");
   const chips = [...bar.querySelectorAll("button")];
+  const pressed = (chip) => chip.getAttribute("aria-pressed") === "true";
   function filter() {
     const words = bar.querySelector("input").value.toLowerCase().split(/\s+/).filter(Boolean);
     const wanted = new Map();
-    for (const { dataset } of chips.filter((chip) => chip.ariaPressed === "true")) {
+    for (const { dataset } of chips.filter(pressed)) {
       wanted.set(dataset.key, [...(wanted.get(dataset.key) ?? []), dataset.value]);
     }
     const fits = ({ dataset }) =>
@@ -73,7 +74,7 @@
   bar.querySelector("input").addEventListener("input", filter);
   for (const chip of chips) {
     chip.addEventListener("click", () => {
-      chip.ariaPressed = String(chip.ariaPressed !== "true");
+      chip.setAttribute("aria-pressed", String(!pressed(chip)));
       filter();
     });
   }

@@ -9,6 +9,7 @@ runs have shapes, and every mark stands beside its row's name or carries it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -99,6 +100,12 @@ def row_axis(labels: Sequence[str]) -> Spec:
     """The vertical channel of charts with one line a row, in the table's order."""
     axis = {"title": None, "ticks": False, "domain": False, "labelLimit": 0, "labelPadding": 10, "labelColor": "@ink"}
     return {"field": "row", "type": "nominal", "sort": list(labels), "axis": axis}
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Places on a logarithmic axis: 1, 2, 5, 10 and so on."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [tick for power in powers for step in (1, 2, 5) if low <= (tick := step * 10.0**power) <= high]
 
 
 def font_size(width: int) -> int:

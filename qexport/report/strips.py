@@ -7,7 +7,7 @@ from typing import Any
 
 from qexport.report import words
 from qexport.report.figures import Latency
-from qexport.report.palette import Spec, gutter_width, hue_scale, row_axis, row_datum, tooltip
+from qexport.report.palette import Spec, gutter_width, hue_scale, row_axis, row_datum, ticks, tooltip
 from qexport.report.table import COLUMN, Row, Table
 
 STRIP_SAMPLES = 300
@@ -67,14 +67,9 @@ def latency_per_sentence(table: Table, width: int) -> Spec | None:
 
 def _time_axis(times_ms: list[float]) -> Spec:
     low, high = min(times_ms) * 0.95, max(times_ms) * 1.05
-    ticks = [
-        step * 10.0**power
-        for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        for step in (1, 2, 5)
-    ]
     axis = {
         "title": "Milliseconds, logarithmic",
-        "values": [tick for tick in ticks if low <= tick <= high],
+        "values": ticks(low, high),
         "format": "~g",
         "domain": False,
         "ticks": False,

@@ -28,7 +28,7 @@ from qexport.report.table import COLUMN, Cell, Column, Row, Table, gaps
 WIDE = 120
 """From this width on all columns are shown."""
 _QUIET = "dim"
-_GAP = 2
+_GAP = 3
 """Characters between two columns."""
 
 

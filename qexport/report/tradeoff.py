@@ -12,13 +12,15 @@ from typing import Any
 from qexport.report import words
 from qexport.report.figures import Estimate, Latency, Size, plain
 from qexport.report.labels import Place, place_labels
-from qexport.report.palette import Spec, font_size, hue_scale, row_datum, shape_scale, tooltip
+from qexport.report.palette import Spec, font_size, hue_scale, row_datum, shape_scale, ticks, tooltip
 from qexport.report.pareto import pareto
 from qexport.report.table import COLUMN, Column, Row, Table
 
 _MARGIN = (70, 60)
 """Pixels for axes and titles, left and below."""
 _FRONT = "Pareto front"
+_DECADE = 8
+"""From this ratio of the largest to the least on, the horizontal axis is logarithmic."""
 _STEP = 6.0
 """Pixels between the places of the front that labels keep clear of."""
 _MEMORY_AXIS: Mapping[str, str] = MappingProxyType({"weight_bytes": "Weights"})
@@ -35,20 +37,31 @@ _Point = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Frame:
-    """The plot's extent in data and in pixels."""
+    """The plot's extent in data and in pixels; a horizontal axis that does not begin at 0 is logarithmic."""
 
     x: tuple[float, float]
     y: tuple[float, float]
     width: int
     height: int
 
+    @property
+    def logarithmic(self) -> bool:
+        return self.x[0] > 0
+
     def pixel(self, x: float, ratio: float) -> tuple[float, float]:
-        (left, right), (low, high) = self.x, self.y
-        return (x - left) / (right - left) * self.width, (high - ratio) / (high - low) * self.height
+        left, right = self.x
+        part = math.log(x / left) / math.log(right / left) if self.logarithmic else x / right
+        return part * self.width, self.level(ratio)
+
+    def level(self, ratio: float) -> float:
+        low, high = self.y
+        return (high - ratio) / (high - low) * self.height
 
     def data(self, pixel: tuple[float, float]) -> tuple[float, float]:
         (left, right), (low, high) = self.x, self.y
-        return left + pixel[0] / self.width * (right - left), high - pixel[1] / self.height * (high - low)
+        part = pixel[0] / self.width
+        x = left * (right / left) ** part if self.logarithmic else part * right
+        return x, high - pixel[1] / self.height * (high - low)
 
 
 def perplexity_against_memory(table: Table, width: int) -> Spec | None:
@@ -165,19 +178,28 @@ def _frame(points: Sequence[_Point], width: int) -> _Frame:
     low, high = min(point["low"] for point in points), max(point["high"] for point in points)
     pad = max((high - low) * 0.12, 1e-4)
     return _Frame(
-        x=(0.0, max(point["x"] for point in points) * 1.06),
+        x=_extent([point["x"] for point in points]),
         y=(low - pad, high + pad),
         width=width - _MARGIN[0],
         height=min(300, width) - _MARGIN[1] + 60 + 8 * max(0, len(points) - 8),
     )
 
 
+def _extent(values: Sequence[float]) -> tuple[float, float]:
+    """From 0 on where that shows the values apart, else from the least: one slow row would press all others together."""
+    least, most = min(values), max(values)
+    return (least / 1.25, most * 1.25) if 0 < least * _DECADE < most else (0.0, most * 1.06)
+
+
 def _axes(frame: _Frame, title: str, base: str) -> tuple[Spec, Spec]:
-    x = {
+    x: Spec = {
         "type": "quantitative",
         "scale": {"domain": list(frame.x), "nice": False},
         "axis": {"title": title, "grid": False, "tickCount": 6},
     }
+    if frame.logarithmic:
+        x["scale"]["type"] = "log"
+        x["axis"] |= {"title": f"{title}, logarithmic", "values": ticks(*frame.x), "format": "~g"}
     y = {
         "type": "quantitative",
         "scale": {"domain": list(frame.y), "nice": False, "zero": False},
@@ -199,7 +221,7 @@ def _labels(
         (
             point["row"],
             frame.pixel(point["x"], point["ratio"]),
-            (frame.pixel(0, point["high"])[1], frame.pixel(0, point["low"])[1]),
+            (frame.level(point["high"]), frame.level(point["low"])),
         )
         for point in points
     ]
@@ -210,7 +232,7 @@ def _labels(
         wanted,
         canvas=(frame.width, frame.height),
         font_size=size,
-        obstacle_y=frame.pixel(0, 1.0)[1],
+        obstacle_y=frame.level(1.0),
         obstacles=steps,
     )
     placed = [_in_data(place, frame.data) for place in places]

@@ -312,10 +312,40 @@ def _differs(table: Table, name: str) -> bool:
 
 def answers(table: Table) -> tuple[tuple[str, str], ...]:
     """The prompt, what was expected, and what each row answered, as pairs; nothing where nobody was asked."""
-    found = [(row, figure) for row in table.rows if isinstance(figure := row.figure("response_correct"), Answer)]
-    prompts = tuple(("Prompt", prompt) for prompt in dict.fromkeys(figure.prompt for _, figure in found) if prompt)
-    expected = tuple(("Expected", text) for text in dict.fromkeys(figure.expected for _, figure in found) if text)
-    return (*prompts, *expected, *((row.label, f"{rightly(figure)}: {figure.response}") for row, figure in found))
+    found = {
+        row.label: records[0].facts | {"right": row.figure("response_correct")}
+        for row in table.rows
+        if (records := _telling(table, row, "response", ("response_correct", "response_tokens")))
+    }
+    asked = {
+        title: dict.fromkeys(str(facts[name]) for facts in found.values() if facts.get(name))
+        for title, name in (("Prompt", "prompt"), ("Expected", "expected"))
+    }
+    return (
+        *((title, text) for title, texts in asked.items() for text in texts),
+        *((label, _answered(str(facts["response"]), facts["right"])) for label, facts in found.items()),
+    )
+
+
+def _telling(table: Table, row: Row, fact: str, metrics: Sequence[str]) -> list[Measurement]:
+    """The measured records of a row and of these metrics that have a fact, in the order of the metrics."""
+    own = {record.metric: record for record in table.run_of(row).records if record.row == row.name}
+    return [own[metric] for metric in metrics if metric in own and fact in own[metric].facts]
+
+
+def _answered(response: str, figure: object) -> str:
+    return f"{rightly(figure)}: {response}" if isinstance(figure, Answer) else response
+
+
+def said(table: Table) -> tuple[tuple[str, str], ...]:
+    """The warnings that were given during sessions, as pairs of the rows and the text."""
+    rows: dict[str, list[str]] = {}
+    for row in table.rows:
+        for record in _telling(table, row, "warning_0", ("warning_count",)):
+            for name, text in record.facts.items():
+                if name.startswith("warning_"):
+                    rows.setdefault(str(text), []).append(row.label)
+    return tuple((listed(labels), text) for text, labels in rows.items())
 
 
 def rightly(answer: Answer) -> str:

@@ -15,7 +15,7 @@ from qexport.artifact import QuantizedNode
 from qexport.errors import ContractError, UnsupportedHere
 from qexport.inputs.models import copy_side_files
 from qexport.runtime import Provider
-from qexport.schemes import SchemeResult, with_fields
+from qexport.schemes import SchemeResult, Settings, with_fields
 from qexport.torch_runtime import (
     BLOCK_SIZE,
     Compute,
@@ -112,8 +112,8 @@ class Bnb:
         config: BitsAndBytesConfig = factory(**settings)
         return config
 
-    def _settings(self) -> dict[str, str | int | float | bool]:
-        common = {"weight_dtype": self.kind, "compute": self.compute}
+    def _settings(self) -> Settings:
+        common: Settings = {"weight_dtype": self.kind, "compute": self.compute}
         if self.kind == "int8":
             return common | {"outlier_threshold": self.outlier_threshold}
         return common | {"block_size": BLOCK_SIZE, "double_quant": self.double_quant}

@@ -163,7 +163,7 @@ def test_the_reference_experiment_names_the_bundled_model():
     experiment = load_experiment(bundled("models/reference.toml"))
     assert experiment.model == str(bundled("models/reference"))
     assert {row.recipe for row in experiment.rows} == RECIPES.keys()
-    assert [row for row in experiment.rows if not row.options] == list(DEFAULT_ROWS)
+    assert [row for row in experiment.rows if row in DEFAULT_ROWS] == list(DEFAULT_ROWS)
 
 
 def test_the_same_rows_for_any_model(tmp_path):

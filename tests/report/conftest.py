@@ -9,6 +9,7 @@ import pytest
 
 from qexport.catalogue import CATALOGUE
 from qexport.record import Conditions, Measurement, Published
+from qexport.report.table import Table, build_table
 
 SOURCE = "a table somebody published"
 # row, recipe, selector, weights and files in bytes, resident bytes, seconds at the median, perplexity ratio, noise of the ratio
@@ -35,6 +36,11 @@ MEMORY = ("disk_bytes", "weight_bytes", "loaded_rss_bytes", "peak_rss_bytes")
 BASIC = (*MEMORY, "peak_device_bytes", "latency_s", "perplexity", "sentence_perplexity")
 ON_DEVICE = ("loaded_device_bytes", "peak_device_bytes", "device_context_bytes", "device_increase_bytes")
 ANSWER = {"prompt": "What is the capital of France?", "response": "It is Paris, of course.", "expected": "Paris"}
+FACTS = {
+    "response_correct": ANSWER,
+    "response_tokens": {name: text for name, text in ANSWER.items() if name != "expected"},
+    "warning_count": {"warning_0": "a buffer was copied", "warning_1": "a setting is going away"},
+}
 MORE_ROWS = (
     ("fp16", "fp16", "", 2_406_144, 2_590_000, 97_100_000, 0.00221, 1.0001, 0.0005),
     ("w8a16-gptq", "w8a16-gptq", "", 1_702_000, 1_890_000, 94_000_000, 0.00151, 1.0009, 0.002),
@@ -154,7 +160,7 @@ def make_records(
                     metric=metric,
                     columns=columns,
                     samples=values,
-                    facts=ANSWER if metric == "response_correct" else {},
+                    facts=FACTS.get(metric, {}),
                     conditions=conditions(metric, recipe),
                     published=beside,
                 )
@@ -187,3 +193,18 @@ def two_runs() -> list[Measurement]:
     second = make_records(published=True, run="2026-11-23T09:00:00Z", scale=0.5)
     there = {"machine": "Intel Xeon Platinum 8488C", "threads": 8, "isa": ("amx_int8", "avx512_vnni")}
     return [*first, *(r.model_copy(update={"conditions": r.conditions.model_copy(update=there)}) for r in second)]
+
+
+@pytest.fixture(scope="session")
+def table(records) -> Table:
+    return build_table(records)
+
+
+@pytest.fixture(scope="session")
+def full(everything) -> Table:
+    return build_table(everything)
+
+
+@pytest.fixture(scope="session")
+def merged(two_runs) -> Table:
+    return build_table(two_runs)

@@ -30,8 +30,8 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def text(records):
-    return page(build_table(records), title="reference", charts=CHARTS)
+def text(table):
+    return page(table, title="reference", charts=CHARTS)
 
 
 def test_nothing_is_loaded_from_outside(text):
@@ -59,7 +59,7 @@ def test_charts_share_one_vega_and_the_page_stays_small(text):
     assert len(text.encode()) < 1_200_000
     start = text.index('id="charts">') + len('id="charts">')
     data = json.loads(text[start : text.index("</script>", start)])
-    assert list(data["layouts"]) == ["perplexity", "latency", "memory"]
+    assert list(data["layouts"]) == [chart.name for chart in CHARTS if chart.name != "session"]
     assert all(len(layouts) == 3 for layouts in data["layouts"].values())
 
 
@@ -100,5 +100,30 @@ def test_a_broken_model_is_shown_as_such(make):
     assert "NaN" not in found[found.index('id="charts">') : found.index("</script>", found.index('id="charts">'))]
 
 
-def test_same_records_same_page(records, text):
-    assert page(build_table(records), title="reference", charts=CHARTS) == text
+def test_same_records_same_page(text, table):
+    assert page(table, title="reference", charts=CHARTS) == text
+
+
+def test_there_is_a_table_for_each_group_with_the_same_rows(full):
+    table = full
+    found = page(table, title="t", charts=())
+    assert re.findall(r'<h3 id="table-(\w+)">', found) == ["memory", "speed", "quality", "session"]
+    assert found.count('data-name="fp32"') == 4
+    assert "right in 5 of 5" in found
+    assert "unstable: rounds differ by 31 %" in found
+    assert len(found.encode()) < 1_600_000
+
+
+def test_more_is_better_falls_first(full):
+    found = page(full, title="t", charts=())
+    falling = re.findall(r'data-first="descending"><button type="button">([^<]+)', found)
+    assert [title.strip() for title in falling] == ["Tokens per second", "Tokens per second, batch", "Answer correct"]
+
+
+def test_merged_runs_have_a_legend_and_a_stand_in_a_notice(make, merged):
+    found = page(merged, title="t", charts=())
+    assert '<h2 id="runs">Runs</h2>' in found
+    assert "The runs differ in machine" in found
+    assert 'data-value="B">run B</button>' in found
+    notice = page(build_table(make(stand_in=True)), title="t", charts=())
+    assert '<p class="notice">A stand-in of reference' in notice

@@ -5,7 +5,18 @@ import pytest
 
 from qexport.errors import InputError, NotComparable
 from qexport.record import Conditions, Measurement, Published
-from qexport.report.table import Estimate, Gap, Latency, NotMeasured, Size, Skipped, build_table, gaps
+from qexport.report.figures import (
+    Answer,
+    Count,
+    Estimate,
+    Latency,
+    NotMeasured,
+    Repeated,
+    Size,
+    Skipped,
+    unstable,
+)
+from qexport.report.table import COLUMN, COLUMNS, Gap, build_table, gaps
 
 HERE = Conditions(machine="one", threads=2, provider="cpu", text_sha256="ab")
 
@@ -53,8 +64,7 @@ def test_perplexity_by_hand():
     assert sentence.interval.value == pytest.approx((np.e + np.e**2) / 2)
 
 
-def test_ratio_interval_is_paired(records):
-    table = build_table(records)
+def test_ratio_interval_is_paired(table):
     fp32, int8 = (row.figure("perplexity") for row in table.rows[:2])
     assert isinstance(fp32, Estimate)
     assert isinstance(int8, Estimate)
@@ -130,6 +140,8 @@ def test_one_run_of_one_model():
         build_table([one, one])
     with pytest.raises(NotComparable, match="records of m and of n"):
         build_table([one, one.model_copy(update={"model": "n", "row": "bnb-int8"})])
+    with pytest.raises(NotComparable, match="a stand-in of it"):
+        build_table([one, one.model_copy(update={"stand_in": True, "row": "bnb-int8"})])
     with pytest.raises(InputError, match="no records"):
         build_table([])
     with pytest.raises(InputError, match="did you mean perplexity"):
@@ -138,12 +150,12 @@ def test_one_run_of_one_model():
 
 def test_without_fp32_there_are_figures_and_no_ratios():
     table = build_table([likelihoods("bnb-int8", [1.0], [2.0]), likelihoods("bnb-nf4", [1.0], [2.0])])
-    assert table.baseline is None
+    assert table.baselines == ()
     assert all(row.figure("perplexity").ratio is None for row in table.rows)
 
 
-def test_published_figures_stand_beside_skipped_ones_too(records):
-    rows = {row.label: row for row in build_table(records).rows}
+def test_published_figures_stand_beside_skipped_ones_too(table):
+    rows = {row.label: row for row in table.rows}
     skipped = rows["bnb-nf4"].cells["sentence_perplexity"]
     assert skipped.figure == Skipped("bitsandbytes is not installed")
     assert skipped.published == Published(value=276.55, source="a table somebody published")
@@ -161,9 +173,123 @@ def test_gaps_are_told_once_each():
     found = gaps(table)
     assert Gap(rows=("bnb-fp4", "bnb-nf4"), metrics=("latency_s", "perplexity"), reason="no torch") in found
     assert table.rows[0].figure("disk_bytes") == NotMeasured()
-    unspoken = {
-        (row, metric) for gap in found if gap.reason == "no record" for row in gap.rows for metric in gap.metrics
-    }
-    assert ("fp32", "disk_bytes") in unspoken
-    assert ("fp32", "perplexity") not in unspoken
+    assert Gap(rows=("fp32",), metrics=("latency_s",), reason="no record") in found
+    assert not any("disk_bytes" in gap.metrics for gap in found)  # nobody asked for it
     assert [column.metric for column in table.columns] == ["perplexity"]
+
+
+def rounds(row, metric, values, tokens=96.0, **more):
+    columns = (metric, "tokens", "round")
+    return record(row, metric, [(value, tokens, float(n)) for n, value in enumerate(values)], columns, **more)
+
+
+def test_what_is_measured_once_a_round_is_paired_by_round():
+    table = build_table([rounds("fp32", "total_s", [4.0, 2.0, 8.0]), rounds("bnb-int8", "total_s", [2.0, 2.0, 2.0])])
+    base, figure = (row.figure("total_s") for row in table.rows)
+    assert (base.value, base.low, base.high, base.ratio) == (4.0, 2.0, 8.0, None)
+    assert isinstance(figure, Repeated)
+    assert (figure.ratio.value, figure.ratio.low, figure.ratio.high) == (0.5, 0.25, 1.0)
+
+
+def test_rounds_without_a_pair_are_left_out_of_the_ratio():
+    one, two = rounds("fp32", "load_s", [4.0]), rounds("bnb-int8", "load_s", [2.0, 9.0])
+    assert build_table([one, two]).rows[1].figure("load_s").ratio.high == 0.5
+    gone = two.model_copy(update={"samples": ((2.0, 96.0, 7.0),)})
+    assert build_table([one, gone]).rows[1].figure("load_s").ratio is None
+
+
+def test_sizes_of_several_rounds_are_their_median():
+    columns = ("rss_increase_bytes", "round")
+    fp32 = record("fp32", "rss_increase_bytes", [(400.0, 0.0), (410.0, 1.0), (900.0, 2.0)], columns)
+    less = record("bnb-int8", "rss_increase_bytes", [(-5.0, 0.0)], columns)
+    table = build_table([fp32, less])
+    assert table.rows[0].figure("rss_increase_bytes") == Size(value=410.0, ratio=None)
+    assert table.rows[1].figure("rss_increase_bytes") == Size(value=-5.0, ratio=None)
+
+
+def test_counts_and_answers():
+    facts = {"prompt": "2 + 2", "response": "It is 4.", "expected": "4"}
+    table = build_table(
+        [
+            record("fp32", "response_tokens", [(5.0, 0.0), (7.0, 1.0), (9.0, 2.0)], ("response_tokens", "round")),
+            record("fp32", "response_correct", [(1.0, 0.0), (0.0, 1.0)], ("response_correct", "round"), facts=facts),
+        ]
+    )
+    (row,) = table.rows
+    assert row.figure("response_tokens") == Count(value=7.0)
+    answer = Answer(right=1, rounds=2, prompt="2 + 2", response="It is 4.", expected="4")
+    assert row.figure("response_correct") == answer
+
+
+@pytest.mark.parametrize("metric", [column.metric for column in COLUMNS if column.form == "latency"])
+def test_every_latency_is_paired_by_place(metric):
+    columns = (metric, "tokens", "round")
+    fp32 = record("fp32", metric, [(1.0, 5.0, 0.0), (4.0, 9.0, 0.0)], columns)
+    half = record("int8-static", metric, [(0.5, 5.0, 0.0), (2.0, 9.0, 0.0)], columns)
+    assert build_table([fp32, half]).rows[1].figure(metric).ratio.value == 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [([1.0, 1.1], False), ([1.0, 1.2], True), ([1.0], False)], ids=["within", "apart", "one"]
+)
+def test_rounds_that_lie_apart_are_unstable(values, expected):
+    assert unstable(build_table([rounds("fp32", "load_s", values)]).rows[0].figure("load_s")) == expected
+    samples = [(value * length, length, float(n)) for n, value in enumerate(values) for length in (1.0, 5.0, 9.0)]
+    assert unstable(build_table([latencies("fp32", samples)]).rows[0].figure("latency_s")) == expected
+
+
+@pytest.mark.parametrize(
+    ("recipes", "baseline"),
+    [
+        (["bf16", "torch-fp16", "fp16", "torch-fp32", "fp32"], "fp32"),
+        (["bf16", "torch-fp16", "fp16", "torch-fp32"], "torch-fp32"),
+        (["bf16", "torch-fp16", "fp16"], "fp16"),
+        (["bf16", "torch-fp16"], "torch-fp16"),
+        (["nf4", "bf16"], "bf16"),
+        (["nf4"], None),
+    ],
+)
+def test_the_baseline_is_the_most_exact_row_that_was_measured(recipes, baseline):
+    table = build_table([likelihoods(recipe, [1.0], [2.0]) for recipe in recipes])
+    assert [row.label for row in table.baselines] == ([baseline] if baseline else [])
+    ratios = [row.figure("perplexity").ratio for row in table.rows if row.label != baseline]
+    assert all((ratio is not None) == (baseline is not None) for ratio in ratios)
+
+
+def test_a_baseline_that_was_skipped_is_none():
+    skipped = Measurement(row="fp32", model="m", recipe="fp32", metric="perplexity", skipped="too large")
+    table = build_table([skipped, likelihoods("fp16", [1.0], [2.0]), likelihoods("nf4", [2.0], [2.0])])
+    assert [row.label for row in table.baselines] == ["fp16"]
+    assert table.rows[2].figure("perplexity").ratio is not None
+
+
+def test_units_follow_from_form():
+    shown = {metric: (COLUMN[metric].unit, COLUMN[metric].per_unit) for metric in COLUMN}
+    assert shown["disk_bytes"] == ("MB", 1e6)
+    assert shown["first_token_s"] == ("ms", 1e-3)
+    assert shown["total_s"] == ("s", 1.0)
+    assert shown["tokens_per_s"] == ("tokens/s", 1.0)
+    assert shown["perplexity"] == ("", 1.0)
+
+
+def test_ratios_stay_within_a_run(two_runs, merged):
+    table = merged
+    assert [run.mark for run in table.runs] == ["A", "B"]
+    assert [row.label for row in table.baselines] == ["fp32 · A", "fp32 · B"]
+    assert [row.label for row in table.rows[7:9]] == ["bnb-nf4 · A", "fp32 · B"]
+    alone = build_table([record for record in two_runs if record.run == table.runs[1].name])
+    for row, same in zip(table.runs[1].rows, alone.rows, strict=True):
+        assert row.name == same.label
+        assert row.cells == same.cells
+
+
+def test_a_table_of_two_models_keeps_them_apart(make):
+    other = [record.model_copy(update={"model": "other", "run": "b"}) for record in make()]
+    table = build_table([*make(run="a"), *other])
+    assert table.models == ("reference", "other")
+    assert [run.model for run in table.runs] == ["reference", "other"]
+
+
+def test_within_a_run_unlike_conditions_stay_refused(two_runs):
+    with pytest.raises(NotComparable, match="machine differs"):
+        build_table([record.model_copy(update={"run": "", "row": f"{record.row} {record.run}"}) for record in two_runs])

@@ -41,8 +41,8 @@ def test_the_interval_decides_whether_there_is_a_difference():
     assert not words.no_difference(Interval(value=0.99, low=0.98, high=0.999))
 
 
-def test_highlights_follow_from_the_figures(records):
-    smallest, fastest, least = words.highlights(build_table(records))
+def test_highlights_follow_from_the_figures(table):
+    smallest, fastest, least = words.highlights(table)
     assert smallest.rows == ("bnb-fp4",)
     assert smallest.figure == "1.215 MB"
     assert fastest.rows == ("int8-static (all)",)
@@ -73,17 +73,85 @@ def test_all_skipped(make):
     assert [words.gap_sentence(gap, table) for gap in gaps(table)] == ["all rows: no memory"]
 
 
-def test_gap_sentences_name_what_is_missing(records):
-    table = build_table(records)
+def test_gap_sentences_name_what_is_missing(table):
     assert {words.gap_sentence(gap, table) for gap in gaps(table)} == {
         "every other row, peak device memory: no CUDA device was used",
         "bnb-nf4: bitsandbytes is not installed",
     }
 
 
-def test_conditions_tell_which_rows_ran_where(records):
-    found = dict(words.conditions(build_table(records)))
+def test_fastest_is_the_highest_rate_where_only_rates_are_known(everything):
+    kept = [record for record in everything if record.metric in {"weight_bytes", "tokens_per_s"}]
+    _, fastest = words.highlights(build_table(kept))
+    assert fastest.rows == ("int8-static (all)",)
+    assert "of fp32's rate (range over rounds" in fastest.detail
+
+
+def test_ratios_name_their_baseline(make):
+    records = [r.model_copy(update={"recipe": "fp16", "row": "fp16"}) if r.row == "fp32" else r for r in make()]
+    table = build_table(records)
+    assert words.against(table) == "fp16"
+    assert words.coverage(table).endswith("compared with fp16.")
+    assert "fp32" not in words.paragraph(table)
+
+
+def test_warnings_name_row_and_metric(full):
+    assert words.warnings(full) == (
+        "fp32: unstable in load (rounds differ by 31 %)",
+        "torch-fp32: unstable in load (rounds differ by 31 %)",
+    )
+
+
+def test_a_stand_in_claims_no_quality(make):
+    table = build_table(make(stand_in=True))
+    assert words.stand_ins(table)[0].startswith("A stand-in of reference: its architecture with random weights.")
+    assert [highlight.question for highlight in words.highlights(table)] == ["Smallest weights", "Fastest"]
+    assert words.stand_ins(build_table(make())) == ()
+
+
+def test_runs_are_told_apart(merged):
+    table = merged
+    (mark, first), (_, second) = words.runs(table)
+    assert mark == "A"
+    assert "2026-11-22T07:35:55Z · reference · AMD EPYC 7B13 · cpu · 2 threads" in first
+    assert "Intel Xeon Platinum 8488C · cpu · 8 threads" in second
+    assert words.differences(table) == (
+        "The runs differ in machine, instruction set and threads. Ratios stay within a run."
+    )
+    assert {highlight.question[-3:] for highlight in words.highlights(table)} == {", A", ", B"}
+
+
+def test_answers_come_with_question_and_expectation(full):
+    found = words.answers(full)
+    assert found[:2] == (("Prompt", "What is the capital of France?"), ("Expected", "Paris"))
+    assert ("fp32", "right in 5 of 5: It is Paris, of course.") in found
+
+
+def test_only_what_is_shown_is_defined(records, everything):
+    basic, full = (dict(words.definitions(build_table(found))) for found in (records, everything))
+    assert "Whole session" in full
+    assert "Whole session" not in basic
+    assert {"Ratio", "Units"} <= set(basic)
+
+
+def test_conditions_tell_which_rows_ran_where(table):
+    found = dict(words.conditions(table))
     assert "torch 2.13.0 for bnb-int8 and bnb-fp4" in found["Runtime"]
     assert "64 sequences" in found["Text for perplexity"]
-    assert "60 sentences, 5 rounds" in found["Text for latency per sentence"]
+    assert "60 sequences, 5 rounds" in found["Text for latency per sentence"]
     assert "AMD EPYC 7B13" in found["Machine"]
+
+
+def test_answers_are_told_where_none_was_expected(everything):
+    kept = [record for record in everything if record.metric != "response_correct"]
+    found = words.answers(build_table(kept))
+    assert found[:2] == (("Prompt", "What is the capital of France?"), ("fp32", "It is Paris, of course."))
+
+
+def test_warnings_of_sessions_are_told_once_with_their_rows(everything, table):
+    few = build_table([record for record in everything if record.row in {"fp32", "fp16"}])
+    assert words.said(few) == (
+        ("fp32 and fp16", "a buffer was copied"),
+        ("fp32 and fp16", "a setting is going away"),
+    )
+    assert words.said(table) == ()

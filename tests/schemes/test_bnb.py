@@ -15,8 +15,8 @@ from qexport.measure import Job, measure
 from qexport.metrics.perplexity import sequence_nll
 from qexport.numerics import bnb4
 from qexport.runtime import open_session
-from qexport.schemes.bnb import Bnb, stored_tensor_bytes
-from qexport.torch_runtime import linear_modules, load_quantized, torch_logits
+from qexport.schemes.bnb import Bnb
+from qexport.torch_runtime import linear_modules, load_model, stored_tensor_bytes, torch_logits
 from tests.architectures import save_tiny
 
 KINDS = ["int8", "fp4", "nf4"]
@@ -117,7 +117,7 @@ def test_linear_modules_count_conv1d_and_not_the_head(wide_gpt2):
 @pytest.mark.parametrize("kind", KINDS)
 def test_weight_bytes_are_the_footprint_and_the_quantization_state(wide_gpt2, tmp_path, kind):
     artifact, result = save(wide_gpt2, tmp_path / "a", Bnb(kind=kind))
-    model = load_quantized(artifact.path, provider="cpu")
+    model = load_model(artifact.path, provider="cpu")
     state = 0
     for node in result.quantized:
         module = model.get_submodule(node.name)
@@ -159,7 +159,7 @@ def test_the_folder_has_the_tokenizer_and_no_path_of_this_machine(wide_gpt2, tmp
 def test_reloading_gives_the_logits_from_before_saving(wide_gpt2, tmp_path, kind):
     scheme = Bnb(kind=kind)
     artifact, _ = save(wide_gpt2, tmp_path / "a", scheme)
-    before = torch_logits(load_quantized(wide_gpt2.path, provider="cpu", quantization=scheme._config()), IDS)
+    before = torch_logits(load_model(wide_gpt2.path, provider="cpu", quantization=scheme._config()), IDS)
     session = open_session(artifact, threads=1)
     assert np.array_equal(session.logits(IDS), before)
     assert np.array_equal(session.logits(IDS), before)
@@ -184,7 +184,7 @@ def test_the_packed_kernel_takes_the_shapes_it_can_and_changes_little(wide_gpt2,
     expected = 4 if bitsandbytes.functional.has_avx512bf16() else 0
     # Rows of 200, those of the two mlp.c_proj, are no multiple of 64.
     assert session.facts() == {"bf16_packed_modules": expected, "one_row_modules": 2}
-    generic = load_quantized(artifact.path, provider="cpu")
+    generic = load_model(artifact.path, provider="cpu")
     for module in generic.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -212,7 +212,7 @@ def test_weights_run_as_their_bytes_say_where_blocks_cross_rows(tmp_path, width,
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
     artifact, result = save(locate_model(folder), tmp_path / "a", Bnb(kind=kind, double_quant=double_quant))
-    model = load_quantized(artifact.path, provider="cpu")
+    model = load_model(artifact.path, provider="cpu")
     for node in result.quantized:
         module = model.get_submodule(node.name)
         state = module.weight.quant_state

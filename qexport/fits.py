@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qexport import cpu, cuda
+from qexport import cuda, ram
 from qexport.artifact import ONNX_DATA_NAME
 from qexport.errors import UnsupportedHere
 
@@ -29,7 +29,7 @@ def require_fit(artifact: Artifact, provider: Provider) -> None:
     # A graph with its weights inside is read as a whole, and the weights copied out of it.
     inside = manifest.kind == "onnx" and not (artifact.path / ONNX_DATA_NAME).is_file()
     needed = _RUNTIME_BYTES[manifest.kind] + manifest.weight_bytes * (2 if inside else 1)
-    _require("loading it", needed, cpu.available_bytes(), "memory")
+    _require("loading it", needed, ram.available_bytes(), "memory")
     free = cuda.free_bytes() if provider == "cuda" else None
     if free is not None:
         _require("loading it", manifest.weight_bytes, free, "memory on the device")
@@ -42,7 +42,7 @@ def require_export_fit(parameters: int, what: str) -> None:
         UnsupportedHere: there is not; the message has the estimate and what is free.
     """
     needed = _EXPORT_BYTES + _EXPORT_BYTES_A_WEIGHT * parameters
-    _require(f"{what}: exporting {parameters / 1e6:,.0f} million weights", needed, cpu.available_bytes(), "memory")
+    _require(f"{what}: exporting {parameters / 1e6:,.0f} million weights", needed, ram.available_bytes(), "memory")
 
 
 def _require(what: str, needed: int, free: int, kind: str) -> None:

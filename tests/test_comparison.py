@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from qexport import comparison, measure, pipeline
+from qexport.artifact import load_artifact
+from qexport.comparison import DEFAULT_METRICS, CompareOptions
+from qexport.errors import InputError, NotComparable, SelectionError, UnsupportedHere
+from qexport.inputs.experiment import Experiment, Generation, Row, TextPaths
+from qexport.inputs.text import Text
+from qexport.record import read_records
+from qexport.runtime import ProviderUnavailable
+
+WORDS = "the quick brown fox jumps over the lazy dog and then the other dog comes back to the fox again"
+STORIES = Text("stories", tuple(f"Story {number}: {WORDS}. It was {number}!" for number in range(12)))
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """Evaluation and calibration text as files, apart from each other."""
+    paths = TextPaths(evaluation=tmp_path / "evaluation.txt", calibration=tmp_path / "calibration.txt")
+    paths.evaluation.write_text("\n<|endoftext|>\n".join(STORIES.documents[:6]))
+    paths.calibration.write_text("\n<|endoftext|>\n".join(STORIES.documents[6:]))
+    return paths
+
+
+@pytest.fixture
+def experiment(tiny, texts, tmp_path_factory):
+    prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    prompts.write_text("the fox\nthe quick brown\n")
+    return Experiment(
+        title="A tiny table",
+        model=str(tiny("gpt2")),
+        rows=(Row(recipe="fp32"), Row(recipe="int8-static", nodes="attention")),
+        text=texts,
+        generation=Generation(prompts=prompts, new_tokens=4),
+        window=32,
+        windows=3,
+        sentences=4,
+    )
+
+
+def test_compare_measures_every_row_and_writes_the_whole_report(experiment, tmp_path):
+    options = CompareOptions(engine="ort", rounds=2, threads=1, keep_artifacts=True)
+    folder = tmp_path / "reports" / "tiny"
+    records = comparison.compare(experiment, folder, options=options)
+    labels = ["fp32", "int8-static (attention)"]
+    assert [(record.metric, record.row) for record in records] == [
+        (name, row) for name in DEFAULT_METRICS for row in labels
+    ]
+    assert not [record for record in records if record.skipped]
+    assert len({record.run for record in records}) == 1
+    assert read_records(folder / "records.jsonl") == records
+    names = {entry.name for entry in folder.iterdir()}
+    assert {"report.md", "report.html", "records.jsonl", "artifacts"} <= names
+    assert [name for name in names if name.endswith(".png")]
+    assert [name for name in names if name.endswith(".svg")]
+    assert [entry.name for entry in folder.parent.iterdir()] == ["tiny"]
+    kept = load_artifact(folder / "artifacts" / "int8-static-attention", verify=True)
+    assert len(kept.manifest.quantized) == 4
+    latency = next(record for record in records if record.metric == "latency_s" and record.row == labels[1])
+    assert {row[2] for row in latency.samples} == {0.0, 1.0}
+    quality = {record.row: record for record in records if record.metric == "perplexity"}
+    assert len({record.conditions.text_sha256 for record in quality.values()}) == 1
+    assert quality[labels[1]].facts["integer_matmuls_run"] == 4
+    with pytest.raises(InputError, match="--overwrite"):
+        comparison.compare(experiment, folder, options=options)
+
+
+def test_a_row_that_cannot_run_here_is_skipped_with_its_reason(experiment, tmp_path, monkeypatch):
+    def refuse(*_given, **_named):
+        raise UnsupportedHere("no such engine on this machine")
+
+    monkeypatch.setattr(pipeline, "apply_onnx", refuse)
+    changed = experiment.model_copy(update={"metrics": ("disk_bytes", "perplexity")})
+    records = comparison.compare(changed, tmp_path / "report", options=CompareOptions(engine="ort", rounds=1))
+    skipped = {(record.row, record.metric): record.skipped for record in records}
+    assert skipped == {
+        ("fp32", "disk_bytes"): None,
+        ("fp32", "perplexity"): None,
+        ("int8-static (attention)", "disk_bytes"): "no such engine on this machine",
+        ("int8-static (attention)", "perplexity"): "no such engine on this machine",
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        ([Row(recipe="int8-statik")], InputError, "unknown recipe"),
+        ([Row(recipe="fp32"), Row(recipe="int8-static", nodes="atention")], SelectionError, "unknown role"),
+        ([Row(recipe="bnb-nf4", nodes="attention")], InputError, "no choice of nodes"),
+        ([Row(recipe="fp32", nodes="attention")], InputError, "no choice of nodes"),
+        ([Row(recipe="int8-static"), Row(recipe="int8-static", nodes=" all")], InputError, "two rows would be called"),
+        ([Row(recipe="fp8", options={"block_size": 32})], InputError, "fp8: the option block_size is not for"),
+    ],
+)
+def test_the_rows_are_read_before_any_work_is_done(experiment, tmp_path, monkeypatch, *, rows, error, message):
+    monkeypatch.setattr(pipeline, "locate", lambda *_given: pytest.fail("work was begun"))
+    changed = experiment.model_copy(update={"rows": tuple(rows)})
+    with pytest.raises(error, match=message):
+        comparison.compare(changed, tmp_path / "report", options=CompareOptions(engine="ort"))
+
+
+def test_text_that_calibration_has_seen_is_not_measured_on(experiment, tmp_path):
+    seen = Text("seen", (*STORIES.documents[:3], "another one entirely"))
+    unseen = Text("unseen", STORIES.documents[2:])
+    with pytest.raises(InputError, match="seen and unseen: 1 documents are in both"):
+        comparison.compare(
+            experiment, tmp_path / "report", evaluation=seen, calibration=unseen, options=CompareOptions(engine="ort")
+        )
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_provider_that_is_not_there_is_an_error(experiment, tmp_path):
+    from qexport import cuda
+
+    if cuda.device_names():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ProviderUnavailable, match="--provider cuda"):
+        comparison.compare(experiment, tmp_path / "report", options=CompareOptions(provider="cuda", engine="ort"))
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_failure_leaves_no_work_behind(experiment, tmp_path, monkeypatch):
+    def fail(*_given, **_named):
+        raise InputError("stop here")
+
+    monkeypatch.setattr(pipeline, "export_source", fail)
+    (tmp_path / "runs").mkdir()
+    killed = tmp_path / "runs" / ".report.work.new-999999999"
+    killed.mkdir()  # what a killed run left
+    with pytest.raises(InputError, match="stop here"):
+        comparison.compare(experiment, tmp_path / "runs" / "report", options=CompareOptions(engine="ort"))
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_an_experiment_is_found_by_file_name_or_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    reference = comparison.experiment_for(None)
+    assert reference == comparison.experiment_for("reference")
+    assert reference.rows[0].recipe == "fp32"
+    (tmp_path / "mine.toml").write_text('title = "Mine"\nmodel = "somebody/model"\nrows = [{recipe = "fp32"}]\n')
+    assert comparison.experiment_for("mine.toml").model == "somebody/model"
+    assert comparison.experiment_for("somebody/other").model == "somebody/other"
+    with pytest.raises(InputError, match=r"absent\.toml: cannot be read"):
+        comparison.experiment_for("absent.toml")
+
+
+def test_a_comparison_that_was_cut_short_goes_on(experiment, tmp_path, monkeypatch):
+    changed = experiment.model_copy(update={"metrics": ("disk_bytes", "perplexity", "latency_s")})
+    options = CompareOptions(engine="ort", rounds=1, threads=1)
+    folder = tmp_path / "runs" / "tiny"
+    real = measure.measure
+    asked = []
+
+    def counted(job):
+        asked.append((job.probe, job.row))
+        if len(asked) == 6:  # the second row's perplexity
+            raise KeyboardInterrupt
+        return real(job)
+
+    monkeypatch.setattr(measure, "measure", counted)
+    with pytest.raises(KeyboardInterrupt):
+        comparison.compare(changed, folder, options=options)
+    assert [entry.name for entry in folder.parent.iterdir()] == ["tiny.partial.jsonl"]
+    kept = [r for r in read_records(folder.parent / "tiny.partial.jsonl") if r.metric in changed.metrics]
+    before = len(asked)
+    records = comparison.compare(changed, folder, options=replace(options, resume=True))
+    assert asked[before:] == [("perplexity", "int8-static (attention)")]
+    assert [record for record in records if record in kept] == sorted(kept, key=records.index)
+    assert len({record.run for record in records}) == 1
+    assert [entry.name for entry in folder.parent.iterdir()] == ["tiny"]
+
+    before = len(asked)
+    again = comparison.compare(changed, folder, options=replace(options, resume=True))
+    assert (again, asked[before:]) == (records, [])
+    with pytest.raises(NotComparable, match=r"threads was 1, and is 2 .*--overwrite"):
+        comparison.compare(changed, folder, options=replace(options, resume=True, threads=2))
+
+
+def test_what_is_timed_is_timed_for_all_rows_together(experiment, tmp_path, monkeypatch):
+    """A row that comes later would otherwise be compared with times of another hour."""
+    changed = experiment.model_copy(update={"metrics": ("disk_bytes", "latency_s")})
+    options = CompareOptions(engine="ort", rounds=1, threads=1)
+    folder = tmp_path / "tiny"
+    comparison.compare(comparison.only(changed, ["fp32"]), folder, options=options)
+    asked = []
+    real = measure.measure
+    monkeypatch.setattr(measure, "measure", lambda job: asked.append((job.probe, job.row)) or real(job))
+    records = comparison.compare(changed, folder, options=replace(options, resume=True))
+    static = "int8-static (attention)"
+    assert asked == [("files", static), ("sentences", "fp32"), ("sentences", static)]
+    assert [(record.metric, record.row) for record in records] == [
+        (metric, row) for metric in ("disk_bytes", "latency_s") for row in ("fp32", static)
+    ]
+
+
+def test_a_prompt_longer_than_the_context_is_said_before_any_work(experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "export_source", lambda *_given: pytest.fail("work was begun"))
+    plan = experiment.generation.model_copy(update={"new_tokens": 64})
+    with pytest.raises(InputError, match="more than the model's context of 64"):
+        comparison.compare(experiment.model_copy(update={"generation": plan}), tmp_path / "report")
+    (tmp_path / "prompts.txt").write_text("\n")
+    plan = experiment.generation.model_copy(update={"prompts": tmp_path / "prompts.txt"})
+    with pytest.raises(InputError, match=r"prompts\.txt: holds no prompts"):
+        comparison.compare(experiment.model_copy(update={"generation": plan}), tmp_path / "report")
+
+
+def test_a_model_that_does_not_fit_is_said_before_it_is_loaded(experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr("qexport.ram.available_bytes", lambda: 10**8)
+    monkeypatch.setattr(pipeline, "export_source", lambda *_given: pytest.fail("it was loaded"))
+    with pytest.raises(UnsupportedHere, match=r"takes about 0\.6 GB of memory and 0\.1 GB are free"):
+        comparison.compare(experiment, tmp_path / "report", options=CompareOptions(engine="ort"))
+
+
+def test_runs_are_put_into_one_report(experiment, tmp_path):
+    changed = experiment.model_copy(update={"metrics": ("disk_bytes", "perplexity"), "rows": experiment.rows[:1]})
+    for name, threads in (("one", 1), ("two", 2)):
+        comparison.compare(changed, tmp_path / name, options=CompareOptions(threads=threads))
+    (tmp_path / "two" / "records.jsonl").write_text(
+        (tmp_path / "two" / "records.jsonl").read_text().replace('"run":"2', '"run":"3')  # not the same second
+    )
+    records = comparison.report([tmp_path / "one", tmp_path / "two"], tmp_path / "both")
+    assert len({record.run for record in records}) == 2
+    assert read_records(tmp_path / "both" / "records.jsonl") == records
+    text = (tmp_path / "both" / "report.md").read_text()
+    assert "1 thread" in text
+    assert "2 threads" in text
+    with pytest.raises(InputError, match="--overwrite"):
+        comparison.report([tmp_path / "one"], tmp_path / "both")

@@ -1,0 +1,55 @@
+"""Every published table that is reproduced, on a stand-in: the same architecture, small and seeded."""
+
+from __future__ import annotations
+
+import pytest
+
+from qexport import comparison
+from qexport.comparison import CompareOptions
+from qexport.inputs.bundled import bundled
+from qexport.inputs.experiment import load_experiment
+from qexport.inputs.text import Text
+
+NAMES = ("phi-3-mini-128k-instruct", "gpt2", "llama-3-8b", "qwen2.5-3b", "mistral-7b")
+ON_A_DEVICE = {"loaded_device_bytes", "peak_device_bytes", "device_context_bytes", "device_increase_bytes"}
+
+
+CALIBRATION = Text(
+    "a few words", tuple(f"The fox number {n} ran home, and slept there for {n} days. " * 12 for n in range(4))
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_published_table_is_measured_on_a_stand_in(name, tmp_path):
+    experiment = load_experiment(bundled(f"models/{name}.toml"))
+    short = experiment.model_copy(
+        update={
+            "windows": 2,
+            "sentences": 3,
+            "generation": experiment.generation.model_copy(update={"new_tokens": 4}),
+            "session": experiment.session and experiment.session.model_copy(update={"max_tokens": 4}),
+        }
+    )
+    options = CompareOptions(stand_in="tiny", rounds=1, engine="ort")
+    records = comparison.compare(short, tmp_path / "report", calibration=CALIBRATION, options=options)
+    metrics = experiment.metrics or comparison.DEFAULT_METRICS
+    assert {record.metric for record in records} == set(metrics)
+    assert len(records) == len(metrics) * len(experiment.rows)
+    for record in records:
+        assert record.stand_in
+        assert record.model == f"{experiment.name}-stand-in"
+        assert (record.skipped is not None) == (record.metric in ON_A_DEVICE), (record.row, record.skipped)
+    published = {
+        (row, metric): figure
+        for row, given in enumerate(experiment.rows)
+        for metric, figure in given.published.items()
+        if metric in metrics
+    }
+    labels = list(dict.fromkeys(record.row for record in records))
+    beside = {
+        (labels.index(record.row), record.metric): record.published.value for record in records if record.published
+    }
+    assert beside == published
+    assert published
+    assert "stand-in" in (tmp_path / "report" / "report.md").read_text()
