@@ -286,6 +286,13 @@ def compare(
     calibration_dataset: Annotated[
         str | None, typer.Option("--calibration-dataset", metavar="NAME:CONFIG:SPLIT", help="The same from `datasets`.")
     ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", metavar="FILE", help="Prompts to generate after: txt, jsonl or a JSON list."),
+    ] = None,
+    new_tokens: Annotated[
+        int | None, typer.Option("--new-tokens", min=2, help="Tokens to generate after each prompt; default 32.")
+    ] = None,
     recipes: Annotated[
         str | None, typer.Option("--recipes", metavar="NAMES", help="Only the rows of these recipes, comma-joined.")
     ] = None,
@@ -318,6 +325,8 @@ def compare(
         experiment = comparison.experiment_for(model)
         if recipes is not None:
             experiment = comparison.only(experiment, [name.strip() for name in recipes.split(",")])
+        generation = _given(prompts=prompts, new_tokens=new_tokens)
+        experiment = experiment.model_copy(update={"generation": experiment.generation.model_copy(update=generation)})
         folder = output or Path("runs") / (experiment.name + ("-stand-in" if stand_in else ""))
         records = comparison.compare(
             experiment,

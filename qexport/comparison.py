@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -157,18 +157,18 @@ def compare(
     evaluation = evaluation or load_text(experiment.evaluation_path)
     calibration = calibration or load_text(experiment.calibration_path)
     _keep_apart(evaluation, calibration)
-    prompts = load_prompts(experiment.prompts_path, chat=experiment.generation.chat)
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 (as artifact.whole_folder takes it: links stay links)
     with _work_folder(folder) as work:
         source = _source(experiment, options, work)
-        feeds = _feeds(experiment, source, evaluation, prompts)
+        metrics = _metrics(experiment, options)
+        feeds = _feeds(experiment, source, evaluation, metrics)
         journal = resume.Journal(folder, resume=options.resume)
         run = _Run(
             experiment=experiment,
             options=options,
             source=source,
             feeds=feeds,
-            metrics=_metrics(experiment, options),
+            metrics=metrics,
             journal=journal,
             began=journal.run or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
@@ -264,39 +264,47 @@ class _Feed:
     key: AnswerKey | None = None
 
 
-def _feeds(experiment: Experiment, source: ModelSource, evaluation: Text, prompts: Prompts) -> dict[str, _Feed]:
-    """The feed of each probe: windows, sentences, the prompts, or the one question of a session."""
+def _feeds(experiment: Experiment, source: ModelSource, evaluation: Text, metrics: Collection[str]) -> dict[str, _Feed]:
+    """The feed of each probe that yields one of the metrics: windows, sentences, prompts, or a session's one question."""
     tokenizer, context = load_tokenizer(source), source.context_length
-    plan, question = experiment.session, Prompts(origin=prompts.origin, texts=prompts.texts[:1], chat=prompts.chat)
-    new_tokens = experiment.generation.new_tokens
-    if plan is not None:
-        question, new_tokens = Prompts(origin="the experiment", texts=(plan.prompt,), chat=plan.chat), plan.max_tokens
-    feeds = {
-        "windows": _Feed(
-            tokens=make_windows(evaluation, tokenizer, window=min(experiment.window, context), limit=experiment.windows)
-        ),
-        "sentences": _Feed(
-            tokens=make_sentences(evaluation, tokenizer, limit=experiment.sentences, max_tokens=context)
-        ),
-        "prompts": _Feed(
-            tokens=encode_prompts(prompts, tokenizer, new_tokens=experiment.generation.new_tokens, context=context),
-            new_tokens=experiment.generation.new_tokens,
-        ),
-    }
-    session = _Feed(
-        tokens=encode_prompts(question, tokenizer, new_tokens=new_tokens, context=context),
-        new_tokens=new_tokens,
-        stop=stop_ids(source, tokenizer),
-        key=AnswerKey(
-            read=partial(tokenizer.decode, skip_special_tokens=True),
-            prompt=question.texts[0],
-            expected=plan.expected if plan is not None else (),
-        ),
-    )
+
+    def windows() -> _Feed:
+        window = min(experiment.window, context)
+        return _Feed(tokens=make_windows(evaluation, tokenizer, window=window, limit=experiment.windows))
+
+    def sentences() -> _Feed:
+        return _Feed(tokens=make_sentences(evaluation, tokenizer, limit=experiment.sentences, max_tokens=context))
+
+    def prompts() -> _Feed:
+        new_tokens = experiment.generation.new_tokens
+        given = load_prompts(experiment.prompts_path, chat=experiment.generation.chat)
+        tokens = encode_prompts(given, tokenizer, new_tokens=new_tokens, context=context)
+        return _Feed(tokens=tokens, new_tokens=new_tokens)
+
+    def question() -> _Feed:
+        plan = experiment.session
+        if plan is None:
+            given = load_prompts(experiment.prompts_path, chat=experiment.generation.chat)
+            asked, new_tokens = replace(given, texts=given.texts[:1]), experiment.generation.new_tokens
+        else:
+            asked = Prompts(origin="the experiment", texts=(plan.prompt,), chat=plan.chat)
+            new_tokens = plan.max_tokens
+        return _Feed(
+            tokens=encode_prompts(asked, tokenizer, new_tokens=new_tokens, context=context),
+            new_tokens=new_tokens,
+            stop=stop_ids(source, tokenizer),
+            key=AnswerKey(
+                read=partial(tokenizer.decode, skip_special_tokens=True),
+                prompt=asked.texts[0],
+                expected=() if plan is None else plan.expected,
+            ),
+        )
+
+    makers = {"windows": windows, "sentences": sentences, "prompts": prompts}
     return {
-        name: session if name == "session" else feeds[probe.tokens]
+        name: question() if name == "session" else makers[probe.tokens]()
         for name, probe in PROBES.items()
-        if isinstance(probe, Probe)
+        if isinstance(probe, Probe) and set(probe.metrics) & set(metrics)
     }
 
 

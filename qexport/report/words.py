@@ -345,7 +345,8 @@ def said(table: Table) -> tuple[tuple[str, str], ...]:
             for name, text in record.facts.items():
                 if name.startswith("warning_"):
                     rows.setdefault(str(text), []).append(row.label)
-    return tuple((listed(labels), text) for text, labels in rows.items())
+    everyone = len(table.rows)
+    return tuple(("all rows" if len(labels) == everyone > 1 else listed(labels), text) for text, labels in rows.items())
 
 
 def rightly(answer: Answer) -> str:

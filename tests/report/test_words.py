@@ -151,7 +151,7 @@ def test_answers_are_told_where_none_was_expected(everything):
 def test_warnings_of_sessions_are_told_once_with_their_rows(everything, table):
     few = build_table([record for record in everything if record.row in {"fp32", "fp16"}])
     assert words.said(few) == (
-        ("fp32 and fp16", "a buffer was copied"),
-        ("fp32 and fp16", "a setting is going away"),
+        ("all rows", "a buffer was copied"),
+        ("all rows", "a setting is going away"),
     )
     assert words.said(table) == ()
