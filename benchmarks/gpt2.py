@@ -60,7 +60,7 @@ class Made:
 
 def gpt2(work: Path) -> Iterator[Figure]:
     """All figures of this page, recipe by recipe."""
-    fp32, optimum = _exports(work)
+    fp32, optimum = exports(work)
     fused = runtime.OrtSession(fp32.onnx_path)
     yield _sentence_speed("GPT-2 fp32, fused", optimum, fused, bound=1.0)
     yield _decode_speed("GPT-2 fp32, fused", optimum, fused)
@@ -71,7 +71,7 @@ def gpt2(work: Path) -> Iterator[Figure]:
     yield Figure(what="qexport --help: median wall time", measured=_help_seconds(), bound=0.3, unit=" s")
 
 
-def _exports(work: Path) -> tuple[Artifact, runtime.OrtSession]:
+def exports(work: Path) -> tuple[Artifact, runtime.OrtSession]:
     """The model as an fp32 artifact, and as Optimum exports it."""
     import torch
     from optimum.exporters.onnx import main_export
@@ -144,10 +144,11 @@ def _loaded(what: str, made: Made) -> Figure:
     sentence = TokenSet(
         kind="sentences", origin="random", description="one sentence", sequences=(_tokens(SENTENCE_TOKENS)[0],)
     )
-    record = measure(Job(artifact=made.artifact.path, row=what, metric="loaded_rss_bytes", tokens=sentence))
+    records = measure(Job(artifact=made.artifact.path, row=what, probe="resident memory", tokens=sentence))
+    loaded = next(record for record in records if record.metric == "loaded_rss_bytes")
     return Figure(
         what=f"{what}: resident memory after load against the model's files",
-        measured=record.samples[0][0] / made.model_bytes,
+        measured=loaded.samples[0][0] / made.model_bytes,
         bound=1.25,
         unit="x",
     )

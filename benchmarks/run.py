@@ -4,6 +4,7 @@
     python benchmarks/run.py quality     # perplexity ratios of every recipe, on stories260K and the reference model
     python benchmarks/run.py outliers    # the same models with activation outliers
     python benchmarks/run.py gpt2        # size, speed, time and memory on GPT-2 124M shapes (random weights)
+    python benchmarks/run.py generation  # the generation loop on the same shapes, against the bare session and Optimum's
 
 The table goes to stdout and, from a whole run, to docs/results/benchmarks.md with the machine it was measured on. Exit
 code 1 says that a promise is not kept.
@@ -20,12 +21,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks and tests are not installed
 
 from benchmarks.figures import report
+from benchmarks.generation import generation
 from benchmarks.gpt2 import gpt2
 from benchmarks.quality import outliers, quality
 from benchmarks.trained import ROOT
 
 RESULT = ROOT / "docs" / "results" / "benchmarks.md"
-PARTS = {"quality": quality, "outliers": outliers, "gpt2": gpt2}
+PARTS = {"quality": quality, "outliers": outliers, "gpt2": gpt2, "generation": generation}
 
 
 def main() -> None:

@@ -502,7 +502,7 @@ def _answer(question: _Question) -> _Answer:
     if artifact.manifest.kind == "onnx":
         warm_up(question.provider)
     else:
-        torch_warm_up(question.provider)
+        torch_warm_up(artifact.path, question.provider)
     trial = Trial(
         sequences=sequences,
         warmups=question.warmups,

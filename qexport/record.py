@@ -28,6 +28,9 @@ class Published(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: float
+    """In the metric's recorded unit."""
+    text: str = ""
+    """As it was published, where that was in another unit: ``486.70 MiB``."""
     source: str
 
 

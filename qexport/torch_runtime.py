@@ -153,15 +153,20 @@ def _chosen(logits: torch.Tensor) -> NDArray[np.int64]:
     return tokens
 
 
-def torch_warm_up(provider: Provider) -> None:
-    """Make the context on the device, with one small product, so that what memory grows by later is the artifact's.
+def torch_warm_up(folder: Path, provider: Provider) -> None:
+    """Import the code of the model in ``folder`` and make the context on the device: what comes later is the artifact's.
 
     Raises:
         ProviderUnavailable: torch cannot run on ``provider``.
     """
+    import accelerate  # noqa: F401  # loading would import it
     import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     require_torch_provider(provider)
+    AutoModelForCausalLM._model_mapping[type(AutoConfig.from_pretrained(folder, local_files_only=True))]  # noqa: SLF001
+    block = torch.ones((16, 16))
+    torch.mm(block, block)
     if provider == "cuda":
         block = torch.ones((16, 16), dtype=torch.float16, device="cuda")
         torch.mm(block, block).cpu()

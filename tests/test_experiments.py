@@ -41,7 +41,7 @@ def test_a_published_table_is_measured_on_a_stand_in(name, tmp_path):
         assert record.model == f"{experiment.name}-stand-in"
         assert (record.skipped is not None) == (record.metric in ON_A_DEVICE), (record.row, record.skipped)
     published = {
-        (row, metric): figure
+        (row, metric): figure.value
         for row, given in enumerate(experiment.rows)
         for metric, figure in given.published.items()
         if metric in metrics

@@ -20,14 +20,14 @@ from pydantic import (
 from qexport.catalogue import require_known
 from qexport.errors import InputError, near_names
 from qexport.inputs.bundled import bundled
-from qexport.inputs.figures import parse_figures
+from qexport.inputs.figures import Figure, parse_figures
 from qexport.record import Published
 
 Positive = Annotated[int, Field(gt=0)]
 Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
-def _figures(values: object) -> dict[str, float]:
+def _figures(values: object) -> dict[str, Figure]:
     # pydantic turns a ValueError into an error that knows its place in the file.
     try:
         return parse_figures(values)
@@ -35,7 +35,7 @@ def _figures(values: object) -> dict[str, float]:
         raise ValueError(str(error)) from error
 
 
-PublishedFigures = Annotated[dict[str, float], BeforeValidator(_figures)]
+PublishedFigures = Annotated[dict[str, Figure], BeforeValidator(_figures)]
 """What somebody else published for one row: figures in the units of :mod:`qexport.catalogue`, by metric."""
 
 
@@ -175,7 +175,8 @@ class Experiment(_Value):
         """The figure published for a row and a metric, in that metric's unit."""
         if self.published is None or metric not in row.published:
             return None
-        return Published(value=row.published[metric], source=self.published.source)
+        figure = row.published[metric]
+        return Published(value=figure.value, text=figure.text, source=self.published.source)
 
 
 DEFAULT_ROWS = (

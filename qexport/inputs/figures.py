@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 from types import MappingProxyType
+from typing import NamedTuple
 
 from qexport.catalogue import CATALOGUE, Unit, require_known
 from qexport.errors import InputError
@@ -27,8 +28,15 @@ UNITS: Mapping[Unit, Mapping[str, Decimal]] = MappingProxyType(
 _FIGURE = re.compile(r"(?P<number>[0-9][0-9,]*(\.[0-9]+)?([eE][+-]?[0-9]+)?)\s*(?P<unit>\S+)?")
 
 
-def parse_figures(values: object) -> dict[str, float]:
-    """Figures by metric, each in its metric's recorded unit.
+class Figure(NamedTuple):
+    """A figure in its metric's recorded unit, and as it was written where that was with a unit of its own."""
+
+    value: float
+    text: str
+
+
+def parse_figures(values: object) -> dict[str, Figure]:
+    """Figures by metric.
 
     Args:
         values: a mapping of metrics to numbers in the recorded unit, or to texts with a unit: ``"486.70 MiB"``.
@@ -39,7 +47,10 @@ def parse_figures(values: object) -> dict[str, float]:
     if not isinstance(values, Mapping):
         raise InputError('not a table of figures; write { latency_s = "8.3 ms" }')
     require_known(values)
-    return {name: parse_figure(name, value) for name, value in values.items()}
+    return {
+        name: Figure(parse_figure(name, value), value.strip() if isinstance(value, str) else "")
+        for name, value in values.items()
+    }
 
 
 def parse_figure(metric: str, value: object) -> float:

@@ -68,7 +68,7 @@ def _datum(row: Row, column: Column, base: float, *, is_base: bool) -> dict[str,
         "ratio": ratio,
         "published": told,
         "size": f"{words.significant(value / column.per_unit)} {column.unit}".strip(),
-        "told": f"{words.published(cell.published, column)} {column.unit}".strip(),
+        "told": words.published_with_unit(cell.published, column),
         "measured_ratio": f"{words.ratio_value(ratio, digits)}×",
         "published_ratio": f"{words.ratio_value(told, digits)}×",
     }

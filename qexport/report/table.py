@@ -12,8 +12,8 @@ from qexport.errors import InputError, NotComparable
 from qexport.record import Measurement, Published
 from qexport.report.figures import Figure, NotMeasured, Skipped, derive
 
-BASELINE_RECIPES = ("fp32", "torch-fp32", "fp16", "torch-fp16", "bf16")
-"""Ratios refer to the first of these that was measured in the run."""
+BASELINE_RECIPES = frozenset({"fp32", "torch-fp32", "fp16", "torch-fp16", "bf16"})
+"""Ratios refer to the run's first measured row of one of these, which quantize nothing."""
 MUST_AGREE = ("machine", "isa", "threads", "provider", "device", "batch", "text_sha256")
 """The conditions under which a metric may be compared between rows. The runtime is not among them: bitsandbytes
 rows live in torch, and the report says so."""
@@ -225,12 +225,11 @@ def _run(name: str, mark: str, records: Sequence[Measurement]) -> Run:
 
 def _baseline(by_row: Mapping[str, Mapping[str, Measurement]]) -> str | None:
     """The name of the row that ratios refer to."""
-    measured = {
-        name: next(iter(metrics.values())).recipe
-        for name, metrics in by_row.items()
-        if any(record.skipped is None for record in metrics.values())
-    }
-    return next((name for wanted in BASELINE_RECIPES for name, recipe in measured.items() if recipe == wanted), None)
+    for name, metrics in by_row.items():
+        records = metrics.values()
+        if next(iter(records)).recipe in BASELINE_RECIPES and any(record.skipped is None for record in records):
+            return name
+    return None
 
 
 def _reference(

@@ -41,7 +41,12 @@ def exactly(value: float) -> str:
 
 
 def published(figure: Published, column: Column) -> str:
-    return exactly(figure.value / column.per_unit)
+    """As it was published where that was with a unit of its own, else in the column's unit."""
+    return figure.text or exactly(figure.value / column.per_unit)
+
+
+def published_with_unit(figure: Published, column: Column) -> str:
+    return figure.text or f"{published(figure, column)} {column.unit}".strip()
 
 
 def ratio_digits(column: Column) -> int:
@@ -253,7 +258,7 @@ def stand_ins(table: Table) -> tuple[str, ...]:
     """What must be said of each model that is a stand-in."""
     models = dict.fromkeys(run.model for run in table.runs if run.stand_in)
     return tuple(
-        f"A stand-in of {model}: its architecture with random weights. Time and memory count, quality says nothing; "
+        f"{model} is a stand-in: the architecture with random weights. Time and memory count, quality says nothing; "
         "published figures are the real model's."
         for model in models
     )
@@ -274,7 +279,7 @@ def _run(run: Run) -> str:
     digests = dict.fromkeys(c.text_sha256[:8] for c in conditions if c.text_sha256)
     parts = (
         run.name,
-        f"{run.model} (stand-in)" if run.stand_in else run.model,
+        run.model,
         _distinct(c.machine for c in conditions),
         _distinct(f"{c.provider} {c.device}".strip() for c in conditions),
         _distinct(f"{c.threads} threads" for c in conditions if c.threads),
@@ -429,7 +434,7 @@ def conditions(table: Table) -> tuple[tuple[str, str], ...]:
     """The conditions of the run as (name, text) pairs, without empty ones."""
     measured = [record for record in table.records if record.skipped is None]
     pairs = (
-        ("Model", listed(f"{run.model} (stand-in)" if run.stand_in else run.model for run in _first_of_model(table))),
+        ("Model", listed(run.model for run in _first_of_model(table))),
         ("Machine", machine(table)),
         ("Runtime", runtimes(table)),
         *_texts(table),

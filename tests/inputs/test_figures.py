@@ -68,7 +68,10 @@ def test_bad_figures(metric, value, parts):
 
 
 def test_figures_are_of_known_metrics():
-    assert parse_figures({"latency_s": "83 ms", "perplexity": 2}) == {"latency_s": 0.083, "perplexity": 2.0}
+    assert parse_figures({"latency_s": "83 ms", "perplexity": 2}) == {
+        "latency_s": (0.083, "83 ms"),
+        "perplexity": (2.0, ""),
+    }
     with pytest.raises(InputError, match=r"latency: no such metric; did you mean .*latency_s"):
         parse_figures({"latency": 0.1})
     with pytest.raises(InputError, match="not a table of figures"):

@@ -126,4 +126,4 @@ def test_merged_runs_have_a_legend_and_a_stand_in_a_notice(make, merged):
     assert "The runs differ in machine" in found
     assert 'data-value="B">run B</button>' in found
     notice = page(build_table(make(stand_in=True)), title="t", charts=())
-    assert '<p class="notice">A stand-in of reference' in notice
+    assert '<p class="notice">reference is a stand-in' in notice

@@ -61,4 +61,4 @@ def test_merged_runs_have_a_legend(merged):
 
 def test_a_stand_in_says_so_first(make):
     text = markdown(build_table(make(stand_in=True)), title="t", charts=())
-    assert text.splitlines()[2].startswith("**A stand-in of reference")
+    assert text.splitlines()[2].startswith("**reference is a stand-in")

@@ -101,5 +101,5 @@ def test_the_narrow_table_takes_the_rate_where_it_fits(everything, tables):
 
 
 def test_a_stand_in_and_runs_are_told(make, tables):
-    assert printed(make(stand_in=True), 80).startswith("A stand-in of reference")
+    assert printed(make(stand_in=True), 80).startswith("reference is a stand-in")
     assert "B: 2026-11-23T09:00:00Z" in shown(tables[1], 80)

@@ -104,7 +104,7 @@ def test_warnings_name_row_and_metric(full):
 
 def test_a_stand_in_claims_no_quality(make):
     table = build_table(make(stand_in=True))
-    assert words.stand_ins(table)[0].startswith("A stand-in of reference: its architecture with random weights.")
+    assert words.stand_ins(table)[0].startswith("reference is a stand-in: the architecture with random weights.")
     assert [highlight.question for highlight in words.highlights(table)] == ["Smallest weights", "Fastest"]
     assert words.stand_ins(build_table(make())) == ()
 
