@@ -44,9 +44,11 @@ ArtifactArgument = Annotated[
 OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to make.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it is there.")]
 ExporterOption = Annotated[
-    Literal["fused", "optimum"] | None,
+    Literal["fused", "fused-cuda", "optimum"] | None,
     typer.Option(
-        "--exporter", help="fused: GroupQueryAttention. optimum: plain ONNX ops. Default: what the target runs."
+        "--exporter",
+        help="fused: GroupQueryAttention. fused-cuda: as its CUDA kernel takes it. optimum: plain ONNX ops. "
+        "Default: what the target runs.",
     ),
 ]
 RevisionOption = Annotated[str | None, typer.Option("--revision", help="Commit, tag or branch of a Hugging Face id.")]

@@ -9,10 +9,10 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -234,7 +234,7 @@ def _wanted_rows(experiment: Experiment, options: CompareOptions) -> list[_Wante
     for row in experiment.rows:
         wanted = _Wanted(
             row=row,
-            recipe=_configured(recipe(row.recipe).configured(row.options), row, options),
+            recipe=_configured(recipe(row.recipe), row, options),
             selector=None if row.nodes is None else parse_selector(row.nodes),
         )
         if wanted.selector is not None and not wanted.recipe.takes_nodes:
@@ -246,12 +246,12 @@ def _wanted_rows(experiment: Experiment, options: CompareOptions) -> list[_Wante
 
 
 def _configured(chosen: Recipe, row: Row, options: CompareOptions) -> Recipe:
-    """A row's recipe with what holds for the whole comparison: engine and target."""
-    known = {"engine": options.engine, "target": options.provider}
+    """A row's recipe with its options, and with what holds for the whole comparison: engine and target."""
+    common: dict[str, object] = {"engine": options.engine, "target": options.provider}
     if "per_token" in row.options:
-        del known["engine"]  # no engine writes it
-    more = {name: value for name, value in known.items() if name in chosen.scheme.OPTIONS and name not in row.options}
-    return chosen.configured(more)
+        del common["engine"]  # no engine writes it
+    taken = {name: value for name, value in common.items() if name in chosen.scheme.OPTIONS}
+    return chosen.configured(taken | row.options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,6 +317,10 @@ class _Built:
     skipped: str = ""
 
 
+_Exported = Callable[[Exporter], Artifact]
+"""The model as an fp32 artifact of an exporter, made when it is first asked for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Run:
     """A comparison under way."""
@@ -359,29 +363,33 @@ class _Run:
         return list(wanted) if missing and isinstance(probe, Probe) and probe.rounds else missing
 
     def _build(self, wanted: Sequence[_Wanted], calibration: Text, work: Path) -> dict[str, _Built]:
-        exporter = self.options.exporter or targets.exporter_for(self.options.provider)
-        fp32 = pipeline.export_source(self.source, work / "fp32", exporter)
-        return {row.label: self._build_row(row, fp32, calibration, work) for row in wanted}
+        @cache
+        def exported(exporter: Exporter) -> Artifact:
+            return pipeline.export_source(self.source, work / f"fp32-{exporter}", exporter)
 
-    def _build_row(self, wanted: _Wanted, fp32: Artifact, calibration: Text, work: Path) -> _Built:
+        return {row.label: self._build_row(row, exported, calibration, work) for row in wanted}
+
+    def _build_row(self, wanted: _Wanted, exported: _Exported, calibration: Text, work: Path) -> _Built:
         folder = work / re.sub(r"[^a-z0-9]+", "-", wanted.label.lower()).strip("-")
         try:
-            artifact = self._artifact(wanted, fp32, calibration, folder)
+            artifact = self._artifact(wanted, exported, calibration, folder)
         except UnsupportedHere as error:
             return _Built(wanted=wanted, artifact=None, skipped=str(error))
         self.journal.require_same_artifact(wanted.label, artifact.sha256)
         return _Built(wanted=wanted, artifact=artifact)
 
-    def _artifact(self, wanted: _Wanted, fp32: Artifact, calibration: Text, folder: Path) -> Artifact:
-        chosen = wanted.recipe
+    def _artifact(self, wanted: _Wanted, exported: _Exported, calibration: Text, folder: Path) -> Artifact:
+        chosen, options = wanted.recipe, self.options
+        exporter = options.exporter or targets.exporter_for(chosen.scheme, options.provider)
         match chosen.scheme:
             case Fp32():
-                return fp32
+                return exported(exporter)
             case scheme if isinstance(scheme, TorchSchemes):
-                on_provider = replace(chosen, scheme=replace(scheme, provider=self.options.provider))
-                return pipeline.apply_torch(self.source, fp32.manifest.model, on_provider, folder)
+                on_provider = replace(chosen, scheme=replace(scheme, provider=options.provider))
+                return pipeline.apply_torch(self.source, on_provider, folder)
             case scheme:
                 targets.require(chosen)
+                fp32 = exported(exporter)
                 tokens = pipeline.calibration_tokens(fp32, calibration) if scheme.calibration else None
                 return pipeline.apply_onnx(fp32, chosen, folder, selector=wanted.selector, tokens=tokens)
 

@@ -22,6 +22,8 @@ Side = Literal["left", "right"]
 
 _ELEMENT_TYPES = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(bfloat16)": 16}
 """ONNX's numbers of the types a cache may have; numpy has no bfloat16."""
+_GRAPH, _NO_GRAPH = "1", "-1"
+"""``gpu_graph_id`` of a step, and of a run that is not captured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,90 +141,109 @@ def last_real(attention_mask: NDArray[np.int64]) -> NDArray[np.intp]:
     return found
 
 
+Cache = Literal["grows", "shared", "by length"]
+"""``grows``: past goes in and a longer present comes out, by reference. ``shared``: both are one buffer, whose filled part
+is as long as the mask. ``by length``: the same, each row filled by as many tokens as its mask counts; then no shape changes
+from step to step, and on CUDA a step can be replayed as one graph.
+"""
+
+
 class OrtDecoder:
     """A decoder over one onnxruntime session; made once for a batch size and a capacity, used for many prompts."""
 
-    side: Side = "left"
-
-    def __init__(self, session: Any, *, batch: int, capacity: int, shared: bool, device: str = "cpu") -> None:
+    def __init__(self, session: Any, *, batch: int, capacity: int, cache: Cache, device: str = "cpu") -> None:
         """Allocate what stays in place.
 
         Args:
             session: an ``onnxruntime.InferenceSession`` of a decoder with Optimum's names.
             batch: number of rows.
             capacity: most tokens of a row, new ones included.
-            shared: past and present may be one buffer of ``capacity`` tokens: GroupQueryAttention reads its length off
-                the mask.
+            cache: how the graph keeps keys and values.
             device: ``cpu`` or ``cuda``, where the cache lies.
 
         Raises:
             ContractError: the graph has no cache.
         """
+        self.side: Side = "right" if cache == "by length" else "left"
         self._session = session
         self._inputs: dict[str, Tensor] = {tensor.name: tensor for tensor in session.get_inputs()}
-        self._batch, self._device, self._shared = batch, device, shared
-        self._cache = [name for name in self._inputs if name.startswith("past_key_values.")]
-        if not self._cache:
+        self._batch, self._device, self._cache = batch, device, cache
+        self._names = [name for name in self._inputs if name.startswith("past_key_values.")]
+        if not self._names:
             raise ContractError("the graph has no past_key_values: it cannot generate; export the model again")
-        vocabulary = next(tensor for tensor in session.get_outputs() if tensor.name == "logits").shape[-1]
-        self._mask = np.ones((batch, capacity), np.int64)
+        self._vocabulary = next(tensor for tensor in session.get_outputs() if tensor.name == "logits").shape[-1]
+        self._buffers = {} if cache == "grows" else {name: self._new_cache(name, capacity) for name in self._names}
         self._length = 0
-        self._ids = np.zeros((batch, 1), np.int64)
-        self._positions = np.zeros((batch, 1), np.int64)
-        self._logits = np.empty((batch, 1, vocabulary), np.float32)
-        self._buffers = {name: self._new_cache(name, capacity) for name in self._cache} if shared else {}
+        self._ids = _Fixed(np.zeros((batch, 1), np.int64), device)
+        self._positions = _Fixed(np.zeros((batch, 1), np.int64), device)
+        self._mask = _Fixed(np.ones((batch, capacity), np.int64), device)
+        self._logits = _Fixed(np.empty((batch, 1, self._vocabulary), np.float32), device)
         self._binding = self._bind(self._ids, self._positions, self._logits)
+        if cache == "by length":
+            self._mask.bind_input(self._binding, "attention_mask")
 
     def begin(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.int64]:
         """See :meth:`Decoder.begin`."""
-        length = input_ids.shape[1]
-        self._length = length
-        self._mask[:] = 1
-        self._mask[:, :length] = attention_mask
+        self._length = input_ids.shape[1]
         where = positions(attention_mask)
-        self._positions[:, 0] = where.max(axis=1)
-        logits = np.empty((self._batch, length, self._logits.shape[2]), np.float32)
-        binding = self._bind(input_ids, where, logits)
-        if not self._shared:
-            for name in self._cache:
+        self._positions.host[:, 0] = where.max(axis=1)
+        # Behind the prompts: tokens to come where the mask is cut to length, and nothing yet where it is counted.
+        self._mask.host[:] = 0 if self._cache == "by length" else 1
+        self._mask.host[:, : self._length] = attention_mask
+        logits = _Fixed(np.empty((self._batch, self._length, self._vocabulary), np.float32), self._device)
+        binding = self._bind(_Fixed(input_ids, self._device), _Fixed(where, self._device), logits)
+        binding.bind_cpu_input("attention_mask", np.ascontiguousarray(attention_mask))
+        if self._cache == "grows":
+            for name in self._names:
                 binding.bind_ortvalue_input(name, self._new_cache(name, 0))
-        self._run(binding)
-        latest: NDArray[np.int64] = logits[np.arange(self._batch), last_real(attention_mask)].argmax(axis=1)
+        self._run(binding, _NO_GRAPH)
+        latest: NDArray[np.int64] = logits.fetched()[np.arange(self._batch), last_real(attention_mask)].argmax(axis=1)
         return latest
 
     def step(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """See :meth:`Decoder.step`."""
         self._length += 1
-        self._ids[:, 0] = tokens
-        self._positions += 1
-        self._run(self._binding)
-        latest: NDArray[np.int64] = self._logits[:, 0].argmax(axis=1)
+        self._ids.put(tokens[:, np.newaxis])
+        self._positions.put(self._positions.host + 1)
+        if self._cache == "by length":
+            self._mask.host[np.arange(self._batch), self._positions.host[:, 0]] = 1
+            self._mask.put(self._mask.host)
+        else:
+            mask = np.ascontiguousarray(self._mask.host[:, : self._length])
+            self._binding.bind_cpu_input("attention_mask", mask)
+        self._run(self._binding, _GRAPH)
+        latest: NDArray[np.int64] = self._logits.fetched()[:, 0].argmax(axis=1)
         return latest
 
-    def _run(self, binding: Any) -> None:
-        """Run with the mask as long as the tokens so far, which alone changes its shape."""
-        binding.bind_cpu_input("attention_mask", np.ascontiguousarray(self._mask[:, : self._length]))
-        self._session.run_with_iobinding(binding)
-        if not self._shared:  # what came out goes in next, by reference, and what comes out next is as long as it is
-            for name, value in zip(self._cache, binding.get_outputs()[1:], strict=True):
+    def _run(self, binding: Any, graph_id: str) -> None:
+        self._session.run_with_iobinding(binding, self._run_options(graph_id))
+        if self._cache == "grows":  # what came out goes in next, by reference, and what comes out next is longer
+            for name, value in zip(self._names, binding.get_outputs()[1:], strict=True):
                 self._binding.bind_ortvalue_input(name, value)
                 self._binding.bind_output(_present(name), self._device)
 
-    def _bind(self, ids: NDArray[np.int64], where: NDArray[np.int64], logits: NDArray[np.float32]) -> Any:
+    def _run_options(self, graph_id: str) -> Any:
+        """On CUDA each shape has a graph of its own, or none; a session that captures no graphs ignores it."""
+        if self._device == "cpu":
+            return None
         import onnxruntime
 
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", graph_id)
+        return options
+
+    def _bind(self, ids: _Fixed, where: _Fixed, logits: _Fixed) -> Any:
         binding = self._session.io_binding()
-        binding.bind_cpu_input("input_ids", ids)
+        ids.bind_input(binding, "input_ids")
         if "position_ids" in self._inputs:
-            binding.bind_cpu_input("position_ids", where)
-        binding.bind_ortvalue_output("logits", onnxruntime.OrtValue.ortvalue_from_numpy(logits))
-        for name in self._cache:
-            present = _present(name)
-            if self._shared:
-                binding.bind_ortvalue_input(name, self._buffers[name])
-                binding.bind_ortvalue_output(present, self._buffers[name])
+            where.bind_input(binding, "position_ids")
+        logits.bind_output(binding, "logits")
+        for name in self._names:
+            if self._cache == "grows":
+                binding.bind_output(_present(name), self._device)
             else:
-                binding.bind_output(present, self._device)
+                binding.bind_ortvalue_input(name, self._buffers[name])
+                binding.bind_ortvalue_output(_present(name), self._buffers[name])
         return binding
 
     def _new_cache(self, name: str, length: int) -> Any:
@@ -235,6 +256,31 @@ class OrtDecoder:
             raise ContractError(f"{name}: {tensor.type} {list(tensor.shape)} is not [batch, heads, past, width]")
         shape = [self._batch, heads, length, width]
         return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, _ELEMENT_TYPES[tensor.type], self._device)
+
+
+class _Fixed:
+    """An array that a binding reads or writes at one address of the device; on the CPU that of the array itself."""
+
+    def __init__(self, host: NDArray[Any], device: str) -> None:
+        import onnxruntime
+
+        self.host = np.ascontiguousarray(host)
+        self._on_cpu = device == "cpu"
+        self._value = onnxruntime.OrtValue.ortvalue_from_numpy(self.host, device)
+
+    def put(self, values: NDArray[Any]) -> None:
+        self.host[:] = values
+        if not self._on_cpu:
+            self._value.update_inplace(self.host)
+
+    def fetched(self) -> NDArray[Any]:
+        return self.host if self._on_cpu else np.asarray(self._value.numpy())
+
+    def bind_input(self, binding: Any, name: str) -> None:
+        binding.bind_ortvalue_input(name, self._value)
+
+    def bind_output(self, binding: Any, name: str) -> None:
+        binding.bind_ortvalue_output(name, self._value)
 
 
 def _present(past: str) -> str:

@@ -82,6 +82,8 @@ class Probe:
     observe: Observe = "nothing"
     needs_device: bool = False
     """Whether there is nothing to measure on the CPU."""
+    replay: bool = False
+    """Whether steps may be replayed as a CUDA graph: nothing but a decoder runs."""
     rounds: bool = False
     """Whether it is timed: in several rounds of fresh processes, the artifacts in turn."""
 
@@ -107,10 +109,11 @@ PROBES: Mapping[str, Stored | Probe] = {
         metrics=("first_token_s", "token_latency_s", "generation_s", "sequential_s", "tokens_per_s"),
         tokens="prompts",
         run=generation.one_by_one,
+        replay=True,
         rounds=True,
     ),
     "batched generation": Probe(
-        metrics=("batch_s", "batch_tokens_per_s"), tokens="prompts", run=generation.as_batch, rounds=True
+        metrics=("batch_s", "batch_tokens_per_s"), tokens="prompts", run=generation.as_batch, replay=True, rounds=True
     ),
     "perplexity": Probe(
         metrics=("perplexity",), tokens="windows", run=once("perplexity", perplexity.score), observe="kernels"
@@ -518,7 +521,9 @@ def _answer(question: _Question) -> _Answer:
     def opened() -> Session:
         """The session; what it ran under is kept, and the session is not, so that it can be freed."""
         nonlocal conditions
-        session = open_session(artifact, provider=question.provider, threads=question.threads, observe=probe.observe)
+        session = open_session(
+            artifact, provider=question.provider, threads=question.threads, observe=probe.observe, replay=probe.replay
+        )
         conditions = _here().model_copy(
             update={
                 "threads": session.threads,

@@ -168,7 +168,7 @@ def _exporter(exporter: Exporter | None, chosen: Recipe) -> Exporter:
     """The exporter asked for, or the one whose graphs the recipe's target can run."""
     if exporter is not None or isinstance(chosen.scheme, Fp32 | TorchSchemes):
         return exporter or "fused"
-    return targets.exporter_for(chosen.scheme.target)
+    return targets.exporter_for(chosen.scheme, chosen.scheme.target)
 
 
 def _select(chosen: Recipe, selector: Selector | None, nodes: tuple[WeightNode, ...]) -> Selection:
@@ -225,9 +225,7 @@ def quantize(
             _refuse_text(chosen, text)
             if _is_artifact(model):
                 raise InputError(f"{model}: recipes in PyTorch start from the model itself, not from an ONNX artifact")
-            source = locate(model, revision, trust)
-            info = _model_info(source, parameter_count(source.path))
-            return apply_torch(source, info, chosen, folder, overwrite=overwrite)
+            return apply_torch(locate(model, revision, trust), chosen, folder, overwrite=overwrite)
         case scheme:
             targets.require(chosen)
             require_engine(chosen)
@@ -248,16 +246,15 @@ def _refuse_text(chosen: Recipe, text: Text | None) -> None:
         raise InputError(f"{chosen.name}: learns nothing from calibration text; leave it out")
 
 
-def apply_torch(
-    source: ModelSource, info: ModelInfo, chosen: Recipe, folder: Path, *, overwrite: bool = False
-) -> Artifact:
+def apply_torch(source: ModelSource, chosen: Recipe, folder: Path, *, overwrite: bool = False) -> Artifact:
+    """Make the artifact of a recipe that stays in PyTorch."""
     assert isinstance(chosen.scheme, TorchSchemes)
     with new_artifact(folder, overwrite=overwrite) as draft, progress.task(f"quantizing {chosen.name}"):
         result = chosen.scheme.apply(source, draft.path)
         draft.finish(
             Manifest(
                 kind="torch",
-                model=info,
+                model=_model_info(source, parameter_count(source.path)),
                 recipe=chosen.name,
                 engine="bitsandbytes" if result.quantized else "",
                 quantized=result.quantized,
@@ -282,7 +279,7 @@ def apply_onnx(
 
     scheme = _onnx_scheme(chosen)
     graph = ir.load(parent.onnx_path)
-    targets.check(graph, scheme.target, "the fp32 artifact")
+    targets.check(graph, scheme.target, "the fp32 artifact", parent=True)
     selection = _select(chosen, selector, weight_nodes(graph))
     del graph
     gc.collect()  # a graph is a ring of references: GPT-2's float weights would be held twice, 0.5 GB

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from qexport import cpu, cuda
-from qexport.decoding import Decoder, OrtDecoder, Tensor
+from qexport.decoding import Cache, Decoder, OrtDecoder, Tensor
 from qexport.errors import ContractError, UnsupportedHere
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ _RELU = (
 )
 """An ONNX file of one node."""
 _DEVICE_FAILED = re.compile("allocate memory|out of memory|CUDA failure|CUDA error|cudaError", re.IGNORECASE)
+_CACHES: Mapping[str, Cache] = {"fused": "shared", "fused-cuda": "by length"}
+"""How the graphs of each exporter keep keys and values; of all others by reference."""
 _LOG_WARNINGS, _LOG_ERRORS = 2, 3
 _PROBE_IDS = np.zeros((1, 2), np.int64)
 _COMPUTE_OPS = INTEGER_MATMULS | {
@@ -103,7 +105,12 @@ class Session(Protocol):
 
 
 def open_session(
-    artifact: Artifact, *, provider: Provider = "cpu", threads: int | None = None, observe: Observe = "nothing"
+    artifact: Artifact,
+    *,
+    provider: Provider = "cpu",
+    threads: int | None = None,
+    observe: Observe = "nothing",
+    replay: bool = False,
 ) -> Session:
     """Load an artifact with the runtime of its kind.
 
@@ -113,6 +120,7 @@ def open_session(
         threads: threads for the runtime; None takes every processor this process may use.
         observe: ``kernels`` runs two tokens and compares the quantized kernels that ran with the manifest;
             ``device memory`` makes :meth:`Session.peak_device_bytes` exact.
+        replay: on CUDA, steps of a decoder are captured as a CUDA graph and replayed, where the graph's cache allows it.
 
     Raises:
         ProviderUnavailable: the provider asked for is not there.
@@ -128,7 +136,8 @@ def open_session(
         provider=provider,
         threads=threads,
         observe=observe,
-        fused=artifact.manifest.exporter.startswith("fused"),
+        cache=_CACHES.get(artifact.manifest.exporter, "grows"),
+        replay=replay,
     )
     if observe == "kernels":
         _compare_with_manifest(session, artifact)
@@ -219,12 +228,10 @@ class OrtSession:
         provider: Provider = "cpu",
         threads: int | None = None,
         observe: Observe = "nothing",
-        fused: bool = False,
+        cache: Cache = "grows",
+        replay: bool = False,
     ) -> None:
-        """Load ``path``; see :func:`open_session` for the arguments and errors.
-
-        ``fused`` says that attention is GroupQueryAttention, whose past and present may be one buffer.
-        """
+        """Load ``path``; see :func:`open_session` for the arguments and errors, and ``Cache`` for how it decodes."""
         import onnxruntime
 
         require_provider(provider)
@@ -250,13 +257,20 @@ class OrtSession:
             options.profile_file_prefix = f"{self._profile_folder.name}/run"
         if provider == "cuda":
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+            # Weights of 4 and 8 bits in blocks of 32 are multiplied as they are, not expanded first; kernels are chosen
+            # for a step, a small batch and a prompt.
+            options.add_session_config_entry("ep.cuda.fpa_intb_gemm", "1")
+            options.add_session_config_entry("ep.cuda.fpa_intb_profile_m", "1,8,64")
             _preload_cuda()
         metered = provider == "cuda" and observe == "device memory"
         self._meter = cuda.AllocationMeter() if metered else None
         provider_options = self._meter.provider_options() if self._meter else {}
+        if replay and provider == "cuda" and cache == "by length":
+            provider_options["enable_cuda_graph"] = "1"
+            self._facts["cuda_graph"] = 1
         self._session = _load(path, options, _PROVIDERS[provider], provider_options)
         # A graph that counts positions from the past's length would take the buffer's for it.
-        self._shares_cache = fused and any(tensor.name == "position_ids" for tensor in self.inputs)
+        self._cache: Cache = cache if any(tensor.name == "position_ids" for tensor in self.inputs) else "grows"
         self._check_provider()
 
     def _check_provider(self) -> None:
@@ -301,9 +315,7 @@ class OrtSession:
 
     def decoder(self, *, batch: int, capacity: int) -> Decoder:
         """See :meth:`Session.decoder`."""
-        return OrtDecoder(
-            self._session, batch=batch, capacity=capacity, shared=self._shares_cache, device=self.provider
-        )
+        return OrtDecoder(self._session, batch=batch, capacity=capacity, cache=self._cache, device=self.provider)
 
     def quantized_kernels_run(self) -> dict[str, int]:
         """How many nodes of each of :data:`QUANTIZED_KERNELS` ran on two tokens; needs ``observe="kernels"``.

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from qexport.errors import UnsupportedHere
-from qexport.recipes import Fp32, Recipe, TorchSchemes
+from qexport.recipes import Fp32, Recipe, Scheme, TorchSchemes
+from qexport.schemes.cast import Cast
 from qexport.schemes.fp8 import Fp8
 from qexport.schemes.int8 import Int8
 from qexport.schemes.weight_only import WeightOnly
@@ -28,6 +29,7 @@ REFUSED: Mapping[Target, Mapping[str, str]] = {
     "tensorrt": {
         "int8-dynamic": "TensorRT has no ranges computed at run time; take int8-static",
         "w8a16-rtn": "TensorRT has weight-only kernels for 4 bits only; take w4a16-rtn or int8-static",
+        "w8a16-gptq": "TensorRT has weight-only kernels for 4 bits only; take w4a16-gptq or int8-static",
         "nf4": "TensorRT has no MatMulBnb4; take w4a16-rtn",
         "fp4": "TensorRT has no MatMulBnb4; take w4a16-rtn",
     },
@@ -39,10 +41,11 @@ REFUSED: Mapping[Target, Mapping[str, str]] = {
 """Why a recipe has no form that runs on a target: what would fall back in silence, or not load."""
 
 _FUSED_ATTENTION = "GroupQueryAttention"
+_BIAS, _PAST_KEY = 10, 3
+"""Places among its inputs."""
 _NO_KERNEL: Mapping[Target, Mapping[str, str]] = {
     "cpu": {},
     "cuda": {
-        _FUSED_ATTENTION: "its CUDA kernel takes no attention bias; export with --exporter optimum",
         "DynamicQuantizeLinear": "there is no CUDA kernel",
         "MatMulInteger": "the CUDA kernel takes no uint8",
         "QLinearMatMul": "there is no CUDA kernel",
@@ -66,25 +69,49 @@ def require(recipe: Recipe) -> None:
         raise UnsupportedHere(f"{recipe.name} --target {recipe.scheme.target}: {reason}")
 
 
-def check(model: ir.Model, target: Target, what: str) -> None:
+def check(model: ir.Model, target: Target, what: str, *, parent: bool = False) -> None:
     """Make sure that a graph holds nothing that its target would leave to another, or not load.
+
+    Args:
+        model: the graph.
+        target: where it is to run.
+        what: it is, for the message.
+        parent: it is not to run itself but to be made into what is, in 16 bits where that is what the target wants.
 
     Raises:
         UnsupportedHere: it does.
     """
-    found: Counter[str] = Counter()
+    found: Counter[tuple[str, str]] = Counter()
     for node in model.graph:
-        if node.op_type in _NO_KERNEL[target] or (target == "tensorrt" and node.domain not in ("", "ai.onnx")):
-            found[node.op_type] += 1
-    if not found:
-        return
-    op, count = found.most_common(1)[0]
-    reason = _NO_KERNEL[target].get(op, "TensorRT knows the operators of ONNX only; export with --exporter optimum")
-    raise UnsupportedHere(f"--target {target}: {what} has {count} {op}: {reason}")
+        reason = _NO_KERNEL[target].get(node.op_type, "")
+        if target == "tensorrt" and node.domain not in ("", "ai.onnx"):
+            reason = "TensorRT knows the operators of ONNX only; export with --exporter optimum"
+        if target == "cuda" and node.op_type == _FUSED_ATTENTION:
+            reason = _refused_attention(node, parent=parent)
+        if reason:
+            found[node.op_type, reason] += 1
+    if found:
+        (op, reason), count = found.most_common(1)[0]
+        raise UnsupportedHere(f"--target {target}: {what} has {count} {op}: {reason}")
 
 
-def exporter_for(target: Target) -> Exporter:
-    """The exporter whose graphs a target can run."""
+def _refused_attention(node: ir.Node, *, parent: bool) -> str:
+    """Why the CUDA kernel of GroupQueryAttention does not take a node; empty where it does."""
+    if len(node.inputs) > _BIAS and node.inputs[_BIAS] is not None:
+        return "its CUDA kernel takes no attention bias; export with --exporter fused-cuda or optimum"
+    past = node.inputs[_PAST_KEY]
+    if not parent and past is not None and past.dtype is not None and past.dtype.name == "FLOAT":
+        return "its CUDA kernel computes in 16 bits only; export with --exporter optimum"
+    return ""
+
+
+def exporter_for(scheme: Scheme, target: Target) -> Exporter:
+    """The exporter whose graphs a target can run once the scheme is done with them.
+
+    CUDA has fused attention in 16 bits only, which is what these two schemes leave there.
+    """
+    if target == "cuda" and isinstance(scheme, Cast | WeightOnly):
+        return "fused-cuda"
     return "optimum" if target in ("cuda", "tensorrt") else "fused"
 
 

@@ -59,7 +59,11 @@ def test_positions_count_real_tokens_only():
 
 @pytest.mark.parametrize(
     ("name", "exporter"),
-    [*((name, "fused") for name in TINY), *((name, "optimum") for name in ("gpt2", "llama", "opt"))],
+    [
+        *((name, "fused") for name in TINY),
+        *((name, "fused-cuda") for name in TINY),
+        *((name, "optimum") for name in ("gpt2", "llama", "opt")),
+    ],
 )
 def test_a_batch_gives_each_sequence_what_it_gets_alone_on_either_side(fp32, name, exporter):
     session = open_session(fp32(name, exporter), threads=1)
@@ -83,7 +87,7 @@ def test_torch_gives_the_same_tokens(fp32, tiny, tmp_path, name):
     from qexport import pipeline
 
     source = locate_model(tiny(name))
-    made = pipeline.apply_torch(source, fp32(name).manifest.model, recipe("torch-fp32"), tmp_path / "torch")
+    made = pipeline.apply_torch(source, recipe("torch-fp32"), tmp_path / "torch")
     ours, theirs = open_session(fp32(name), threads=1), open_session(made, threads=1)
     for side in ("left", "right"):
         ids, mask = padded(prompts(), side)
@@ -107,8 +111,9 @@ def test_a_decoder_serves_one_prompt_after_another(fp32):
         assert generated.tokens.tolist() == [recomputed(session, prompt)]
 
 
-def test_past_and_present_are_one_buffer_where_attention_is_fused(fp32):
-    session = open_session(fp32("llama"), threads=1)
+@pytest.mark.parametrize("exporter", ["fused", "fused-cuda"])
+def test_past_and_present_are_one_buffer_where_attention_is_fused(fp32, exporter):
+    session = open_session(fp32("llama", exporter), threads=1)
     decoder = session.decoder(batch=1, capacity=20)
     decoder.begin(*padded(prompts()[:1], "left"))
     held = {name: value.data_ptr() for name, value in decoder._buffers.items()}
@@ -121,7 +126,7 @@ def test_past_and_present_are_one_buffer_where_attention_is_fused(fp32):
 
 
 def test_a_past_that_is_concatenated_is_no_shared_buffer(fp32):
-    assert not open_session(fp32("llama", "optimum"), threads=1).decoder(batch=1, capacity=9)._shared
+    assert open_session(fp32("llama", "optimum"), threads=1).decoder(batch=1, capacity=9)._buffers == {}
 
 
 def test_padding_moves_to_the_side_that_a_decoder_wants():
@@ -154,4 +159,4 @@ def test_a_graph_without_a_cache_cannot_generate(tmp_path):
         open_session(load_artifact(artifact.path)).decoder(batch=1, capacity=4)
     session = OrtSession(artifact.onnx_path)._session
     with pytest.raises(ContractError, match="no past_key_values"):
-        OrtDecoder(session, batch=1, capacity=4, shared=False)
+        OrtDecoder(session, batch=1, capacity=4, cache="grows")

@@ -21,7 +21,8 @@ from qexport.runtime import open_session
 ARCHITECTURES = ("gpt2", "llama", "mistral", "qwen2", "phi3")
 WORDS = "the quick brown fox jumps over the lazy dog and then the other dog comes back to the fox again"
 STORIES = Text("stories", tuple(f"Story {number}: {WORDS}. It was {number}!" for number in range(8)))
-BNB_ROWS = tuple(name for name in RECIPES if name.startswith("bnb-"))
+TORCH_ROWS = tuple(name for name in RECIPES if name.startswith(("bnb-", "torch-")))
+EXACT = ("fp32", "torch-fp32")
 CLOSE = {
     "fp32": 1e-6,
     "fp16": 0.005,
@@ -29,6 +30,7 @@ CLOSE = {
     "int8-dynamic": 0.08,
     "int8-static": 0.15,
     "w8a16-rtn": 0.03,
+    "w8a16-gptq": 0.03,
     "w4a16-rtn": 0.45,
     "w4a16-hqq": 0.45,
     "w4a16-gptq": 0.45,
@@ -36,6 +38,8 @@ CLOSE = {
     "nf4": 0.45,
     "fp4": 0.55,
     "fp8": 0.2,
+    "torch-fp32": 1e-5,
+    "torch-fp16": 0.005,
     "bnb-int8": 0.08,
     "bnb-nf4": 0.45,
     "bnb-fp4": 0.55,
@@ -43,6 +47,7 @@ CLOSE = {
 """Relative error of the logits of tiny models with random weights."""
 OPERATORS = {
     "w8a16-rtn": {"MatMulNBits"},
+    "w8a16-gptq": {"MatMulNBits"},
     "w4a16-rtn": {"MatMulNBits"},
     "w4a16-hqq": {"MatMulNBits"},
     "w4a16-gptq": {"MatMulNBits"},
@@ -63,9 +68,9 @@ def make(name, parent, source, folder):
     chosen = recipe(name)
     if name == "fp32":
         return parent
-    start = source if name in BNB_ROWS else parent.path
+    start = source if name in TORCH_ROWS else parent.path
     options = {"engine": "ort"} if "engine" in chosen.scheme.OPTIONS else {}
-    learns = name not in BNB_ROWS and bool(chosen.scheme.calibration)
+    learns = name not in TORCH_ROWS and bool(chosen.scheme.calibration)
     return pipeline.quantize(str(start), folder, recipe_name=name, options=options, text=STORIES if learns else None)
 
 
@@ -82,7 +87,7 @@ def test_conformance(fp32, tiny, tmp_path, name, architecture):
     exact = open_session(parent, threads=1).logits(ids)
     error = np.linalg.norm(session.logits(ids) - exact) / np.linalg.norm(exact)
     assert error < CLOSE[name]
-    if name != "fp32":
+    if name not in EXACT:
         assert error > 1e-5
         assert artifact.disk_bytes < parent.disk_bytes
     if recipe(name).takes_nodes:

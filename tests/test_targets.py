@@ -29,7 +29,7 @@ def operators(artifact):
     [(name, target) for target, refused in targets.REFUSED.items() for name in refused],
 )
 def test_what_would_fall_back_is_refused_before_any_work(tmp_path, monkeypatch, name, target):
-    monkeypatch.setattr(pipeline, "_locate", lambda *_given: pytest.fail("work was begun"))
+    monkeypatch.setattr(pipeline, "locate", lambda *_given: pytest.fail("work was begun"))
     with pytest.raises(UnsupportedHere, match=f"{name} --target {target}: "):
         pipeline.quantize("somebody/model", tmp_path / "out", recipe_name=name, options={"target": target})
     assert name in RECIPES
@@ -50,15 +50,41 @@ def test_fused_attention_is_refused_where_it_cannot_run(fp32, tmp_path, target):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_is_exported_as_its_target_can_run_it(tiny, tmp_path):
-    made = pipeline.quantize(str(tiny("gpt2")), tmp_path / "out", recipe_name="w4a16-rtn", options={"target": "cuda"})
-    assert made.manifest.exporter == "optimum"
+@pytest.mark.parametrize("name", ["fp16", "w8a16-rtn", "w4a16-rtn"])
+def test_cuda_gets_fused_attention_in_16_bits(tiny, tmp_path, name):
+    made = pipeline.quantize(str(tiny("llama")), tmp_path / "out", recipe_name=name, options={"target": "cuda"})
+    assert made.manifest.exporter == "fused-cuda"
     assert made.manifest.settings["target"] == "cuda"
     graph = ir.load(made.onnx_path).graph
-    assert {value.dtype for name, value in graph.initializers.items() if name.endswith("_scale")} == {
-        ir.DataType.FLOAT16
-    }
-    assert graph.inputs[-1].dtype == ir.DataType.FLOAT16
+    attention = [node for node in graph if node.op_type == "GroupQueryAttention"]
+    assert [len(node.inputs) for node in attention] == [7, 7]  # none has a bias
+    assert {node.inputs[3].dtype for node in attention} == {ir.DataType.FLOAT16}
+    if name != "fp16":
+        products = [node for node in graph if node.op_type == "MatMulNBits"]
+        assert {node.attributes["block_size"].as_int() for node in products} == {32}
+        assert {len(node.inputs) for node in products} == {3}  # and none zero points
+        scales = {value.dtype for value_name, value in graph.initializers.items() if value_name.endswith("_scale")}
+        assert scales == {ir.DataType.FLOAT16}
+
+
+def test_what_is_chosen_stays_chosen_for_cuda():
+    scheme = recipe("w8a16-rtn").configured({"target": "cuda", "block_size": 64}).scheme
+    assert (scheme.block_size, scheme.symmetric) == (64, True)
+
+
+def test_cuda_has_no_fused_attention_in_32_bits(fp32, tmp_path):
+    with pytest.raises(UnsupportedHere, match="16 bits only; export with --exporter optimum"):
+        pipeline.quantize(
+            str(fp32("gpt2", "fused-cuda").path),
+            tmp_path / "out",
+            recipe_name="int8-static",
+            options={"target": "cuda", "engine": "ort"},
+            text=STORIES,
+        )
+    made = pipeline.quantize(
+        str(fp32("gpt2", "optimum").path), tmp_path / "out", recipe_name="nf4", options={"target": "cuda"}
+    )
+    assert made.manifest.exporter == "optimum"
 
 
 @pytest.mark.parametrize("name", ["int8-static", "fp8", "w4a16-rtn", "fp16"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,10 @@ from qexport.artifact import ONNX_NAME
 from qexport.graph import EXTERNAL_DATA_BYTES, save
 from qexport.inputs.models import ModelSource, copy_side_files, load_torch_model
 
-Exporter = Literal["fused", "optimum"]
+Exporter = Literal["fused", "fused-cuda", "optimum"]
+"""``fused``: GroupQueryAttention, padding on either side. ``fused-cuda``: in the form that its CUDA kernel takes, in 16 bits
+and padded on the right. ``optimum``: plain operators.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ def export_model(
     Args:
         source: the model.
         folder: where the files go, the path of an artifact's draft.
-        exporter: ``fused`` or ``optimum``; both give the same form.
+        exporter: see :data:`Exporter`.
         external_data_bytes: weights of more bytes than this go to ``model.onnx.data``.
 
     Raises:
@@ -64,15 +67,20 @@ def export_model(
     with progress.task(f"exporting {source.name} ({exporter})", total=4) as advance:
         torch_model = load_torch_model(source)
         signature = signature_of(torch_model)
+        if exporter == "fused-cuda":  # a row's next position is not the length of the past, which all rows share
+            signature = replace(signature, position_ids=True)
         advance()
-        graph = export_fused(torch_model, signature) if exporter == "fused" else export_optimum(torch_model)
+        if exporter == "optimum":
+            graph = export_optimum(torch_model)
+        else:
+            graph = export_fused(torch_model, signature, bias=exporter == "fused")
         advance()
         prepare(graph, torch_model, signature)
         weight_bytes = save(graph, folder, external_data_bytes=external_data_bytes)
         copy_side_files(source, folder)
         advance()
         del graph
-        differences = parity.check(folder / ONNX_NAME, torch_model, signature)
+        differences = parity.check(folder / ONNX_NAME, torch_model, signature, right_only=exporter == "fused-cuda")
         advance()
     _log.info("%s: largest difference of a logit from torch %.2g", source.name, max(differences.values()))
     return ExportReport(

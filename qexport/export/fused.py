@@ -1,7 +1,9 @@
 """Export through transformers' attention interface: every attention layer becomes one GroupQueryAttention node.
 
-The attention bias carries the padding, and every row of the batch has the full length: so padding on either side is
-exact on the CPU. The operator's one refusal: a batch of more than one row takes its past one token at a time.
+There are two forms, because the CUDA kernel takes no attention bias. With it, the bias carries the padding and every row
+of the batch has the full length: so padding on either side is exact. Without, each row's length is the number of its real
+tokens, which stand first: padding belongs on the right. Either way a batch of more than one row takes its past one token
+at a time on the CPU.
 """
 
 from __future__ import annotations
@@ -26,20 +28,21 @@ _ATTENTION = "qexport_group_query_attention"
 OPSET = 20
 
 
-def export_fused(model: PreTrainedModel, signature: Signature) -> ir.Model:
+def export_fused(model: PreTrainedModel, signature: Signature, *, bias: bool = True) -> ir.Model:
     """Trace ``model`` into an ONNX graph with one GroupQueryAttention node per layer.
 
     Args:
         model: a decoder on the CPU in fp32 whose attention goes through ``ALL_ATTENTION_FUNCTIONS``. It is given back
             as it was.
         signature: of the model.
+        bias: of the two forms, that with an attention bias.
 
     Raises:
         UnsupportedHere: the architecture's code does not go through the attention interface, or cannot be traced.
     """
     import torch
 
-    attention = _Attention()
+    attention = _Attention(bias=bias)
     inputs = _sample_inputs(signature)
     with (
         _explained(model, attention, signature),
@@ -85,11 +88,28 @@ class _Attention:
     past: list[tuple[torch.Tensor, torch.Tensor]]
     present: dict[int, tuple[torch.Tensor, torch.Tensor]]
     last_positions: torch.Tensor
+    total: int
     total_length: torch.Tensor
-    bias: torch.Tensor
+    bias: torch.Tensor | None
 
-    def __init__(self) -> None:
+    def __init__(self, *, bias: bool) -> None:
+        self.has_bias = bias
         self.present = {}
+
+    def prepare(self, attention_mask: torch.Tensor, sequence: int) -> None:
+        """What all layers share, of a mask ``[batch, total]``."""
+        import torch
+
+        batch, total = attention_mask.shape
+        self.total = total
+        self.total_length = torch.scalar_tensor(total, dtype=torch.int32)
+        if self.has_bias:
+            self.last_positions = torch.full((batch,), total - 1, dtype=torch.int32)
+            hidden = torch.where(attention_mask.to(torch.bool), 0.0, torch.finfo(torch.float32).min)
+            self.bias = hidden[:, None, None, :].expand(batch, 1, sequence, total)
+        else:
+            self.last_positions = (attention_mask.sum(dim=1) - 1).to(torch.int32)
+            self.bias = None
 
     def __call__(  # noqa: PLR0917  # the order is transformers'
         self,
@@ -106,7 +126,7 @@ class _Attention:
         """Emit the node: query [batch, heads, sequence, head_dim], key and value with their own number of heads."""
         from torch.onnx.ops import symbolic_multi_out
 
-        del attention_mask, kwargs  # the mask is in self.bias; the rest concerns training
+        del attention_mask, kwargs  # the mask is in what `prepare` made of it; the rest concerns training
         batch, heads, sequence, head_dim = query.shape
         kv_heads = key.shape[1]
         attributes: dict[str, Any] = {
@@ -119,7 +139,7 @@ class _Attention:
         if softcap is not None:
             attributes["softcap"] = softcap
         past_key, past_value = self.past[module.layer_idx]
-        cache_shape = (batch, kv_heads, self.bias.shape[3], head_dim)
+        cache_shape = (batch, kv_heads, self.total, head_dim)
         output, present_key, present_value = symbolic_multi_out(
             "com.microsoft::GroupQueryAttention",
             [
@@ -128,10 +148,8 @@ class _Attention:
                 past_value,
                 self.last_positions,
                 self.total_length,
-                None,  # cos_cache
-                None,  # sin_cache
-                None,  # position_ids
-                self.bias,
+                # Between: tables of angles and positions, for rotation inside the operator.
+                *([] if self.bias is None else [None, None, None, self.bias]),
             ],
             attributes,
             dtypes=[query.dtype] * 3,
@@ -184,14 +202,9 @@ def _make_decoder(model: PreTrainedModel, attention: _Attention) -> torch.nn.Mod
             *,
             past: list[torch.Tensor],
         ) -> tuple[torch.Tensor, ...]:
-            batch, sequence = input_ids.shape
-            total = attention_mask.shape[1]
             attention.past = list(zip(past[::2], past[1::2], strict=True))
             attention.present = {}
-            attention.last_positions = torch.full((batch,), total - 1, dtype=torch.int32)
-            attention.total_length = torch.scalar_tensor(total, dtype=torch.int32)
-            hidden = torch.where(attention_mask.to(torch.bool), 0.0, torch.finfo(torch.float32).min)
-            attention.bias = hidden[:, None, None, :].expand(batch, 1, sequence, total)
+            attention.prepare(attention_mask, input_ids.shape[1])
             positions = {} if position_ids is None else {"position_ids": position_ids}
             output = getattr(self, WRAPPER)(
                 input_ids=input_ids,

@@ -28,7 +28,9 @@ def one_by_one(open_session: Open, trial: Trial) -> Mapping[str, Samples]:
     answers = [_answer(decoder, trial, ids) for ids in trial.sequences]
     total_s = sum(generated.total_s for generated in answers)
     tokens = float(sum(generated.tokens.size for generated in answers))
-    told = {f"tokens_{index}": _told(generated, 0) for index, generated in enumerate(answers)}
+    told: dict[str, float | int | str] = {
+        f"tokens_{index}": _told(generated, 0) for index, generated in enumerate(answers)
+    }
     figures = {
         metric: Samples(
             columns=(metric, "tokens", "round"),
@@ -39,7 +41,7 @@ def one_by_one(open_session: Open, trial: Trial) -> Mapping[str, Samples]:
     }
     return figures | {
         "sequential_s": _once_a_round("sequential_s", total_s, tokens, trial),
-        "tokens_per_s": _once_a_round("tokens_per_s", tokens / total_s, tokens, trial, told),
+        "tokens_per_s": _once_a_round("tokens_per_s", tokens / total_s, tokens, trial, told | session.facts()),
     }
 
 
@@ -52,10 +54,12 @@ def as_batch(open_session: Open, trial: Trial) -> Mapping[str, Samples]:
         generate(decoder, ids, mask, new_tokens=trial.new_tokens)
     generated = generate(decoder, ids, mask, new_tokens=trial.new_tokens)
     tokens = float(generated.tokens.size)
-    told = {f"tokens_{row}": _told(generated, row) for row in range(len(ids))}
+    told: dict[str, float | int | str] = {f"tokens_{row}": _told(generated, row) for row in range(len(ids))}
     return {
         "batch_s": _once_a_round("batch_s", generated.total_s, tokens, trial),
-        "batch_tokens_per_s": _once_a_round("batch_tokens_per_s", tokens / generated.total_s, tokens, trial, told),
+        "batch_tokens_per_s": _once_a_round(
+            "batch_tokens_per_s", tokens / generated.total_s, tokens, trial, told | session.facts()
+        ),
     }
 
 
@@ -78,7 +82,7 @@ def _rows(answers: Sequence[Generated], trial: Trial, figure: _Figure) -> Rows:
 
 
 def _once_a_round(
-    metric: str, value: float, tokens: float, trial: Trial, facts: dict[str, str] | None = None
+    metric: str, value: float, tokens: float, trial: Trial, facts: Mapping[str, float | int | str] | None = None
 ) -> Samples:
     return Samples(
         columns=(metric, "tokens", "round"), rows=((value, tokens, float(trial.round)),), facts=dict(facts or {})

@@ -101,6 +101,9 @@ class WeightOnly:
             raise InputError("the option symmetric: TensorRT takes symmetric blocks only")
         if scheme.compute == "int8" and scheme.target != "cpu":
             raise InputError(f"the option compute: int8 is a kernel of the CPU that the target {scheme.target} has not")
+        if scheme.target == "cuda":  # its fused kernels take blocks of 32 without zero points only
+            friendly = {"block_size": 32, "symmetric": True}
+            return with_fields(scheme, {name: value for name, value in friendly.items() if name not in choices})
         return replace(scheme, symmetric=True) if scheme.target == "tensorrt" else scheme
 
     @property

@@ -234,7 +234,7 @@ def test_a_trained_model_scores_as_in_bitsandbytes(data_dir, tmp_path, kind):
     source = locate_model(data_dir / "models" / "stories260K")
     stories = load_text(data_dir / "text" / "tinystories_500.json").documents
     windows = make_windows(Text("last", stories[-40:]), load_tokenizer(source), window=512, limit=None)
-    parent = pipeline._export(source, tmp_path / "fp32", "fused")
+    parent = pipeline.export_source(source, tmp_path / "fp32", "fused")
     quantize(parent, tmp_path / "out", kind)
     with new_artifact(tmp_path / "bnb") as draft:
         result = Bnb(kind=kind).apply(source, draft.path)

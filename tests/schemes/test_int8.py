@@ -48,7 +48,7 @@ def outlier_twin(tiny, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("twin")
     source = save_outlier_twin(tiny("llama"), folder / "source")
-    return pipeline._export(locate_model(source), folder / "fp32", "fused")
+    return pipeline.export_source(locate_model(source), folder / "fp32", "fused")
 
 
 def calibration_tokens():

@@ -55,7 +55,9 @@ def twin(request, tmp_path_factory):
         source = REFERENCE
         texts = tuple(load_text(source / f"held_out_{name}.jsonl").documents for name in ("calibration", "evaluation"))
     folder = tmp_path_factory.mktemp(request.param)
-    parent = pipeline._export(locate_model(save_outlier_twin(source, folder / "source")), folder / "fp32", "fused")
+    parent = pipeline.export_source(
+        locate_model(save_outlier_twin(source, folder / "source")), folder / "fp32", "fused"
+    )
     tokenizer = load_tokenizer(locate_model(source))
     calibration, evaluation = (
         make_windows(Text("a test", tuple(text)), tokenizer, window=384, limit=None) for text in texts

@@ -66,7 +66,7 @@ def windows(data_dir, source):
 def parent(source, tmp_path_factory):
     from qexport import pipeline
 
-    return pipeline._export(source, tmp_path_factory.mktemp("stories") / "fp32", "fused")
+    return pipeline.export_source(source, tmp_path_factory.mktemp("stories") / "fp32", "fused")
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def loss(data_dir, windows, tmp_path_factory):
     from qexport.inputs.models import locate_model
 
     work = tmp_path_factory.mktemp("stories")
-    parent = pipeline._export(locate_model(data_dir / "models" / "stories260K"), work / "fp32", "fused")
+    parent = pipeline.export_source(locate_model(data_dir / "models" / "stories260K"), work / "fp32", "fused")
     selection = parse_selector("all").select(weight_nodes(ir.load(parent.onnx_path)))
 
     def perplexity(path):
