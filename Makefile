@@ -7,6 +7,7 @@
 
 PYTHON ?=
 VENV ?= .venv
+GPU_VENV ?= .venv-gpu
 ARGS ?=
 PYTEST_ARGS ?=
 
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench clean
+.PHONY: help run test check bench gpu clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -58,6 +59,16 @@ check: $(VENV)/.installed-dev
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
+$(GPU_VENV)/.installed-gpu: $(INPUTS)
+	$(MAKE) VENV=$(GPU_VENV) $(GPU_VENV)/bin/python
+	$(GPU_VENV)/bin/python -m pip install -c constraints.txt -e '.[gpu,inc,dev]'
+	@touch $@
+
+## gpu     what needs a CUDA device: its tests, then every published table; the reports are written to docs/results/gpu
+gpu: $(GPU_VENV)/.installed-gpu
+	$(GPU_VENV)/bin/python -m pytest -q -m gpu $(PYTEST_ARGS)
+	$(GPU_VENV)/bin/python benchmarks/gpu.py $(ARGS)
+
 ## clean   remove the environment and the caches
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) $(GPU_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
