@@ -39,53 +39,56 @@ def profile(open_session: Open, trial: Trial) -> Mapping[str, Samples]:
     The fact ``response_ids`` of ``response_tokens`` holds the answer's tokens, and ``ended`` whether the model ended it
     itself. What the warnings said are facts of ``warning_count``.
     """
-    checkpoint_s = _read_weights(trial.folder) if trial.folder is not None else 0.0
-    device_start = cuda.used_bytes()
-    system_start, rss_start = ram.in_use_bytes(), ram.rss_bytes()
+    seconds = {"checkpoint_load_s": 0.0 if trial.folder is None else _read_weights(trial.folder)}
+    before = _memory(trial)
     with _noted() as said:
         start = time.perf_counter()
         session = open_session()
         loaded = time.perf_counter()
         answer = _answer(session, trial)
         answered = time.perf_counter()
-        system_end, rss_end, device_end = ram.in_use_bytes(), ram.rss_bytes(), cuda.used_bytes()
+        after = _memory(trial)
         freeing = time.perf_counter()
         del session
         _free()
         freed = time.perf_counter()
-    seconds = {
-        "load_s": loaded - start,
-        "response_s": answered - loaded,
-        "free_s": freed - freeing,
-        "checkpoint_load_s": checkpoint_s,
-    }
-    seconds["total_s"] = seconds["load_s"] + seconds["response_s"] + seconds["free_s"]
-    sizes = {
-        "rss_start_bytes": rss_start,
-        "rss_end_bytes": rss_end,
-        "rss_increase_bytes": rss_end - rss_start,
-        "system_start_bytes": system_start,
-        "system_end_bytes": system_end,
-        "system_increase_bytes": system_end - system_start,
-    }
-    if device_start is not None and device_end is not None:
-        sizes |= {
-            "device_context_bytes": device_start - (trial.device_start_bytes or 0),
-            "device_increase_bytes": device_end - device_start,
-        }
-    number = float(trial.round)
-    figures = {
-        metric: Samples(columns=(metric, "tokens", "round"), rows=((value, float(len(answer)), number),))
+    seconds |= {"load_s": loaded - start, "response_s": answered - loaded, "free_s": freed - freeing}
+    seconds["total_s"] = freed - freeing + answered - start
+    number, tokens = float(trial.round), float(len(answer))
+    timed = {
+        metric: Samples(columns=(metric, "tokens", "round"), rows=((value, tokens, number),))
         for metric, value in seconds.items()
     }
-    figures |= {metric: _count(metric, value, number) for metric, value in sizes.items()}
-    ended = bool(len(answer) and answer[-1] in trial.stop)
+    sizes = {metric: _count(metric, value, number) for metric, value in _sizes(before, after, trial).items()}
+    return timed | sizes | _response(answer, trial) | _warnings(said, number)
+
+
+def _memory(trial: Trial) -> dict[str, int]:
+    """Bytes in use now: of the process, the machine, and the device where one is used."""
+    used = {"rss": ram.rss_bytes(), "system": ram.in_use_bytes()}
+    device = None if trial.device_start_bytes is None else cuda.used_bytes()
+    return used if device is None else used | {"device": device}
+
+
+def _sizes(before: Mapping[str, int], after: Mapping[str, int], trial: Trial) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for place in ("rss", "system"):
+        sizes |= {f"{place}_start_bytes": before[place], f"{place}_end_bytes": after[place]}
+    if "device" in before and trial.device_start_bytes is not None:
+        sizes["device_context_bytes"] = before["device"] - trial.device_start_bytes
+    return sizes | {f"{place}_increase_bytes": after[place] - before[place] for place in before}
+
+
+def _response(answer: NDArray[np.int64], trial: Trial) -> dict[str, Samples]:
+    ended = bool(len(answer)) and int(answer[-1]) in trial.stop
     text = answer[:-1] if ended else answer
-    response = {"response_ids": " ".join(map(str, text.tolist())), "ended": "yes" if ended else "no"}
-    figures["response_tokens"] = _count("response_tokens", len(text), number, response)
+    facts = {"response_ids": " ".join(map(str, text.tolist())), "ended": "yes" if ended else "no"}
+    return {"response_tokens": _count("response_tokens", len(text), float(trial.round), facts)}
+
+
+def _warnings(said: list[str], number: float) -> dict[str, Samples]:
     texts = {f"warning_{index}": warning for index, warning in enumerate(said[:_MOST_WARNINGS])}
-    figures["warning_count"] = _count("warning_count", len(said), number, texts)
-    return figures
+    return {"warning_count": _count("warning_count", len(said), number, texts)}
 
 
 def _count(metric: str, value: float, number: float, facts: Mapping[str, str] | None = None) -> Samples:
@@ -126,7 +129,7 @@ def _read_weights(folder: Path) -> float:
 
 @contextlib.contextmanager
 def _noted() -> Iterator[list[str]]:
-    """The different warnings of Python, of any logger, and of onnxruntime on stderr, while the ``with`` lasts."""
+    """The different warnings of Python, of any logger, and of onnxruntime on stderr, told once the ``with`` ends."""
     said: dict[str, None] = {}
 
     def note(text: str) -> None:
@@ -140,20 +143,17 @@ def _noted() -> Iterator[list[str]]:
             note(record.getMessage())
         return record
 
-    # The factory sees what a logger's own filters drop.
-    logging.setLogRecordFactory(noting)
+    texts: list[str] = []
     kept: list[str] = []
+    logging.setLogRecordFactory(noting)  # it sees what a logger's own filters drop
     try:
         with warnings.catch_warnings(record=True) as caught, _stderr_to(kept):
             warnings.simplefilter("always")
-            texts: list[str] = []
-            try:
-                yield texts
-            finally:
-                for warning in caught:
-                    note(str(warning.message))
+            yield texts
     finally:
         logging.setLogRecordFactory(make)
+    for warning in caught:
+        note(str(warning.message))
     for line in "".join(kept).splitlines():
         if _RUNTIME_WARNING in line:
             note(line.partition("] ")[2] or line)

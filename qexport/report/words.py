@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from qexport.record import Measurement, Published
@@ -328,7 +328,7 @@ def answers(table: Table) -> tuple[tuple[str, str], ...]:
     }
     return (
         *((title, text) for title, texts in asked.items() for text in texts),
-        *((label, _answered(str(facts["response"]), facts["right"])) for label, facts in found.items()),
+        *((label, _answered(facts)) for label, facts in found.items()),
     )
 
 
@@ -338,8 +338,11 @@ def _telling(table: Table, row: Row, fact: str, metrics: Sequence[str]) -> list[
     return [own[metric] for metric in metrics if metric in own and fact in own[metric].facts]
 
 
-def _answered(response: str, figure: object) -> str:
-    return f"{rightly(figure)}: {response}" if isinstance(figure, Answer) else response
+def _answered(facts: Mapping[str, object]) -> str:
+    right = facts["right"]
+    verdict = f"{rightly(right)}: " if isinstance(right, Answer) else ""
+    cut = " … (cut there: the model came to no end)" if facts.get("ended") == "no" else ""
+    return f"{verdict}{facts['response']}{cut}"
 
 
 def said(table: Table) -> tuple[tuple[str, str], ...]:
