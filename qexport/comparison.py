@@ -415,6 +415,7 @@ class _Run:
             artifact=artifact.path,
             row=wanted.label,
             probe=name,
+            metrics=tuple(metric for metric in PROBES[name].metrics if metric in self.metrics),
             provider=self.options.provider,
             threads=self.options.threads,
             published=published,

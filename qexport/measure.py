@@ -25,7 +25,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from qexport import __version__, cpu, cuda, errors, fits, progress, ram, runtime
-from qexport.artifact import Artifact, load_artifact
+from qexport.artifact import Artifact, Manifest, load_artifact
 from qexport.catalogue import CATALOGUE
 from qexport.errors import InputError, NotComparable, QExportError, UnsupportedHere, near_names
 from qexport.metrics import Run, Trial, footprint, generation, latency, once, perplexity, session
@@ -45,14 +45,15 @@ _PROVIDER_TIMEOUT_S = 120.0
 _WARMUPS = 5
 _TAIL_BYTES = 4000
 _NO_DEVICE = "runs on the CPU, which has no device memory"
+_ON_DEVICE = frozenset({"loaded_device_bytes", "peak_device_bytes", "device_context_bytes", "device_increase_bytes"})
+"""Metrics without a figure on the CPU."""
 _WITHOUT = {
-    "device_context_bytes": _NO_DEVICE,
-    "device_increase_bytes": _NO_DEVICE,
+    **dict.fromkeys(_ON_DEVICE, _NO_DEVICE),
     "response_correct": "no answer is expected; name one under [session] in the experiment",
 }
 """Why a probe that ran may have no figure of a metric."""
-_PACKAGES = {"onnx": ("numpy", "onnxruntime"), "torch": ("numpy", "torch", "transformers", "bitsandbytes")}
-"""What running an artifact of each kind takes, and all it may take."""
+_PACKAGES = {"onnx": ("numpy", "onnxruntime"), "torch": ("numpy", "torch", "transformers")}
+"""What running an artifact of each kind takes, and all it may take; quantized ones in torch take bitsandbytes too."""
 
 _ERRORS: dict[str, type[QExportError]] = {
     name: value for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, QExportError)
@@ -80,8 +81,6 @@ class Probe:
     """The kind of token set that it is fed."""
     run: Run
     observe: Observe = "nothing"
-    needs_device: bool = False
-    """Whether there is nothing to measure on the CPU."""
     replay: bool = False
     """Whether steps may be replayed as a CUDA graph: nothing but a decoder runs."""
     rounds: bool = False
@@ -100,7 +99,6 @@ PROBES: Mapping[str, Stored | Probe] = {
         tokens="sentences",
         run=footprint.on_device,
         observe="device memory",
-        needs_device=True,
     ),
     "sentences": Probe(
         metrics=("latency_s",), tokens="sentences", run=once("latency_s", latency.time_sentences), rounds=True
@@ -151,6 +149,8 @@ class Job:
     row: str
     probe: str
     """A key of :data:`PROBES`."""
+    metrics: tuple[str, ...] = ()
+    """Those that are asked for; empty for all that the probe has."""
     tokens: TokenSet | None = None
     """What it is fed; None for figures without a run."""
     provider: Provider = "cpu"
@@ -256,7 +256,7 @@ def measure(job: Job) -> list[Measurement]:
         return _records(job, artifact, probe.metrics, _Answer(figures=figures))
     if job.tokens is None or job.tokens.kind != probe.tokens:
         raise InputError(f"{job.probe} of {job.row}: needs a token set of {probe.tokens}")
-    if probe.needs_device and job.provider == "cpu":
+    if job.provider == "cpu" and set(job.metrics or probe.metrics) <= _ON_DEVICE:
         return _records(job, artifact, probe.metrics, _Answer(), skipped=_NO_DEVICE)
     try:
         fits.require_fit(artifact, job.provider)
@@ -501,7 +501,7 @@ def _answer(question: _Question) -> _Answer:
     with np.load(question.sequences) as archive:
         sequences = tuple(archive[f"arr_{index}"] for index in range(len(archive.files)))
     device_start_bytes = cuda.used_bytes() if question.provider == "cuda" else None
-    versions = _import_runtime(artifact.manifest.kind)
+    versions = _import_runtime(artifact.manifest)
     if artifact.manifest.kind == "onnx":
         warm_up(question.provider)
     else:
@@ -542,14 +542,17 @@ def _answer(question: _Question) -> _Answer:
     return _Answer(figures=figures, conditions=conditions)
 
 
-def _import_runtime(kind: Literal["onnx", "torch"]) -> dict[str, str]:
-    """Import all that an artifact of this kind needs, so that the baseline holds it, and tell the versions.
+def _import_runtime(manifest: Manifest) -> dict[str, str]:
+    """Import all that an artifact needs, so that the baseline holds it, and tell the versions.
 
     Raises:
         UnsupportedHere: something is not installed.
     """
+    packages = _PACKAGES[manifest.kind]
+    if manifest.kind == "torch" and manifest.quantized:
+        packages += ("bitsandbytes",)
     versions = {}
-    for package in _PACKAGES[kind]:
+    for package in packages:
         try:
             versions[package] = str(importlib.import_module(package).__version__)
         except ImportError as error:

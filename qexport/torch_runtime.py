@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
 import logging
 import math
+import sys
 from collections.abc import Mapping
 from copy import copy
 from functools import partial
@@ -64,7 +66,8 @@ class TorchSession:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         named = {node.name: node.weight_dtype for node in artifact.manifest.quantized}
-        require_same_modules(str(artifact.path), found=quantized_modules(self._model), wanted=named)
+        found = quantized_modules(self._model) if "bitsandbytes" in sys.modules else {}
+        require_same_modules(str(artifact.path), found=found, wanted=named)
 
     def logits(self, input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """See :meth:`qexport.runtime.Session.logits`."""
@@ -208,15 +211,18 @@ def load_model(
     Raises:
         UnsupportedHere: bitsandbytes is not installed, or has no kernels for this machine.
     """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     _hush()
-    try:
-        import bitsandbytes  # noqa: F401
-        from transformers import AutoConfig, AutoModelForCausalLM
-    except ImportError as error:
-        raise UnsupportedHere(
-            f"rows in PyTorch need transformers and bitsandbytes ({error}); install qexport[cpu] or [gpu]"
-        ) from error
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    in_bitsandbytes = quantization is not None or getattr(config, "quantization_config", None) is not None
+    if in_bitsandbytes:
+        try:
+            import bitsandbytes  # noqa: F401
+        except ImportError as error:
+            raise UnsupportedHere(
+                f"bitsandbytes rows need bitsandbytes ({error}); install qexport[cpu] or [gpu]"
+            ) from error
     # torch's own fused attention leaves a soft cap out in silence.
     attention = {"attn_implementation": "eager"} if getattr(config, "attn_logit_softcapping", None) else {}
     factory: Any = AutoModelForCausalLM
@@ -229,9 +235,10 @@ def load_model(
         **attention,
         **({"quantization_config": quantization} if quantization is not None else {}),
     )
-    for module in model.modules():
-        _avoid_packing(module)
-        _avoid_rows(module)
+    if in_bitsandbytes:
+        for module in model.modules():
+            _avoid_packing(module)
+            _avoid_rows(module)
     return model
 
 
@@ -256,15 +263,7 @@ def stored_tensor_bytes(folder: Path) -> int:
 
 def torch_versions() -> dict[str, str]:
     """Versions of what a model in torch was made with."""
-    import bitsandbytes
-    import torch
-    import transformers
-
-    return {
-        "bitsandbytes": bitsandbytes.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
+    return {name: importlib.metadata.version(name) for name in ("bitsandbytes", "torch", "transformers")}
 
 
 def torch_logits(model: PreTrainedModel, input_ids: NDArray[np.int64]) -> NDArray[np.float32]:

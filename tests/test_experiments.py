@@ -1,4 +1,7 @@
-"""Every published table that is reproduced, on a stand-in: the same architecture, small and seeded."""
+"""Every published table that is reproduced, on a stand-in: the same architecture, small and seeded.
+
+A process that imports torch takes seconds, so two of them leave out figures and rows that others have in another form.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,17 @@ from qexport.inputs.experiment import load_experiment
 from qexport.inputs.text import Text
 
 NAMES = ("phi-3-mini-128k-instruct", "gpt2", "llama-3-8b", "qwen2.5-3b", "mistral-7b")
+METRICS = {"gpt2": ("weight_bytes", "latency_s", "sentence_perplexity")}
+"""The report's own columns, of an experiment that measures more."""
+LEFT_OUT = {
+    "qwen2.5-3b": {
+        ("torch-fp16", None),
+        ("bnb-nf4", "fp32"),
+        *(("bnb-fp4", compute) for compute in ("fp32", "fp16")),
+        *(("bnb-int8", compute) for compute in ("fp32", "fp16")),
+    }
+}
+"""Recipes and computing types of rows."""
 ON_A_DEVICE = {"loaded_device_bytes", "peak_device_bytes", "device_context_bytes", "device_increase_bytes"}
 
 
@@ -23,8 +37,13 @@ CALIBRATION = Text(
 @pytest.mark.parametrize("name", NAMES)
 def test_a_published_table_is_measured_on_a_stand_in(name, tmp_path):
     experiment = load_experiment(bundled(f"models/{name}.toml"))
+    left_out = LEFT_OUT.get(name, set())
+    rows = tuple(row for row in experiment.rows if (row.recipe, row.options.get("compute")) not in left_out)
+    metrics = METRICS.get(name, experiment.metrics)
     short = experiment.model_copy(
         update={
+            "rows": rows,
+            "metrics": metrics,
             "windows": 2,
             "sentences": 3,
             "generation": experiment.generation.model_copy(update={"new_tokens": 4}),
@@ -33,16 +52,15 @@ def test_a_published_table_is_measured_on_a_stand_in(name, tmp_path):
     )
     options = CompareOptions(stand_in="tiny", rounds=1, engine="ort")
     records = comparison.compare(short, tmp_path / "report", calibration=CALIBRATION, options=options)
-    metrics = experiment.metrics or comparison.DEFAULT_METRICS
     assert {record.metric for record in records} == set(metrics)
-    assert len(records) == len(metrics) * len(experiment.rows)
+    assert len(records) == len(metrics) * len(rows)
     for record in records:
         assert record.stand_in
         assert record.model == f"{experiment.name}-stand-in"
         assert (record.skipped is not None) == (record.metric in ON_A_DEVICE), (record.row, record.skipped)
     published = {
         (row, metric): figure.value
-        for row, given in enumerate(experiment.rows)
+        for row, given in enumerate(rows)
         for metric, figure in given.published.items()
         if metric in metrics
     }

@@ -90,6 +90,8 @@ def test_device_memory_is_skipped_on_the_cpu(uniform, monkeypatch):
     for record in measured(uniform, "device memory").values():
         assert record.skipped is not None
         assert "no device memory" in record.skipped
+    # Nor is a whole session run for it alone.
+    assert "no device memory" in measured(uniform, "session", metrics=("device_increase_bytes",))["load_s"].skipped
 
 
 def test_the_onnx_child_stays_small(uniform):

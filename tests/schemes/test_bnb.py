@@ -282,7 +282,7 @@ def test_a_trained_model_loses_what_four_bits_cost(data_dir, tmp_path):
     ratio = {}
     for kind in KINDS:
         artifact, _ = save(source, tmp_path / kind, Bnb(kind=kind))
-        record = measure(Job(artifact=artifact.path, row=kind, metric="perplexity", tokens=tokens, threads=1))
+        (record,) = measure(Job(artifact=artifact.path, row=kind, probe="perplexity", tokens=tokens, threads=1))
         assert record.skipped is None, record.skipped
         nll, count = np.array(record.samples).T
         ratio[kind] = stats.perplexity_ratio(nll, base, count).value
