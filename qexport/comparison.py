@@ -150,6 +150,7 @@ def compare(
         QExportError: see the errors of the parts; a row that this machine cannot run is skipped with its reason.
     """
     check_report_folder(folder, overwrite=overwrite or options.resume)
+    resume.check_journal(folder, resume=options.resume, overwrite=overwrite)
     measure.require_provider(options.provider)
     wanted = _wanted_rows(experiment, options)
     for row in wanted:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qexport import __version__, cpu
-from qexport.errors import NotComparable
+from qexport.errors import InputError, NotComparable
 from qexport.record import RECORDS_NAME, Measurement, append_records, read_records
 
 
@@ -45,6 +45,24 @@ class Expected:
         return next((f"{what} was {was}, and is {now}" for what, (was, now) in pairs.items() if was != now), "")
 
 
+def check_journal(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to forget the records of a comparison that was cut short.
+
+    Raises:
+        InputError: there are some, and neither flag says what shall become of them.
+    """
+    path = journal_path(folder)
+    if path.is_file() and not (resume or overwrite):
+        raise InputError(
+            f"{path}: holds records of a comparison that was cut short; go on with --resume, or start anew with --overwrite"
+        )
+
+
+def journal_path(folder: Path) -> Path:
+    """Where the journal of a report's folder lies."""
+    return folder.with_name(f"{folder.name}.partial.jsonl")
+
+
 class Journal:
     """Measurements of one comparison, kept on disk as they come."""
 
@@ -54,7 +72,7 @@ class Journal:
         Raises:
             InputError: a file of records that cannot be read.
         """
-        self._path = folder.with_name(f"{folder.name}.partial.jsonl")
+        self._path, self._name = journal_path(folder), folder.name
         self._by_key: dict[tuple[str, str], Measurement] = {}
         if not resume:
             self._path.unlink(missing_ok=True)
@@ -82,7 +100,7 @@ class Journal:
             difference = "" if record.skipped is not None else expected.difference(record)
             if difference:
                 raise NotComparable(
-                    f"{self._path.name.removesuffix('.partial.jsonl')}: cannot be resumed, {difference} "
+                    f"{self._name}: cannot be resumed, {difference} "
                     f"({record.metric} of {record.row}); start anew with --overwrite"
                 )
 

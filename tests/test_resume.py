@@ -5,7 +5,7 @@ import pytest
 from qexport import __version__, cpu
 from qexport.errors import InputError, NotComparable
 from qexport.record import Conditions, Measurement, read_records, write_records
-from qexport.resume import Expected, Journal
+from qexport.resume import Expected, Journal, check_journal
 
 EXPECTED = Expected(
     model="tiny", stand_in=False, provider="cpu", threads=2, texts={"perplexity": "aa", "latency_s": "aa"}
@@ -48,8 +48,13 @@ def test_what_came_before_an_end_is_there_afterwards(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_starting_anew_forgets(tmp_path):
+def test_starting_anew_forgets_only_where_told(tmp_path):
     Journal(tmp_path / "report", resume=False).add([record()])
+    with pytest.raises(InputError, match=r"cut short; go on with --resume, or start anew with --overwrite"):
+        check_journal(tmp_path / "report", resume=False, overwrite=False)
+    for choice in ({"resume": True, "overwrite": False}, {"resume": False, "overwrite": True}):
+        check_journal(tmp_path / "report", **choice)
+    check_journal(tmp_path / "other", resume=False, overwrite=False)
     assert Journal(tmp_path / "report", resume=False).records == []
     assert Journal(tmp_path / "report", resume=True).records == []
 
