@@ -141,6 +141,18 @@ def last_real(attention_mask: NDArray[np.int64]) -> NDArray[np.intp]:
     return found
 
 
+def cache_shape(tensor: Tensor, batch: int, length: int, types: Collection[str]) -> list[int]:
+    """The shape ``[batch, kv_heads, length, head_dim]`` of keys or values that go into a graph.
+
+    Raises:
+        ContractError: the input has another shape, or a type that is none of ``types``.
+    """
+    heads, width = (tensor.shape[1], tensor.shape[3]) if len(tensor.shape) == 4 else (None, None)
+    if not isinstance(heads, int) or not isinstance(width, int) or tensor.type not in types:
+        raise ContractError(f"{tensor.name}: {tensor.type} {list(tensor.shape)} is not [batch, heads, past, width]")
+    return [batch, heads, length, width]
+
+
 Cache = Literal["grows", "shared", "by length"]
 """``grows``: past goes in and a longer present comes out, by reference. ``shared``: both are one buffer, whose filled part
 is as long as the mask. ``by length``: the same, each row filled by as many tokens as its mask counts; then no shape changes
@@ -251,10 +263,7 @@ class OrtDecoder:
         import onnxruntime
 
         tensor = self._inputs[name]
-        heads, width = (tensor.shape[1], tensor.shape[3]) if len(tensor.shape) == 4 else (None, None)
-        if not isinstance(heads, int) or not isinstance(width, int) or tensor.type not in _ELEMENT_TYPES:
-            raise ContractError(f"{name}: {tensor.type} {list(tensor.shape)} is not [batch, heads, past, width]")
-        shape = [self._batch, heads, length, width]
+        shape = cache_shape(tensor, self._batch, length, _ELEMENT_TYPES)
         return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, _ELEMENT_TYPES[tensor.type], self._device)
 
 

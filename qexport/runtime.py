@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from qexport import cpu, cuda
-from qexport.decoding import Cache, Decoder, OrtDecoder, Tensor
+from qexport.decoding import Cache, Decoder, OrtDecoder, Tensor, cache_shape
 from qexport.errors import ContractError, UnsupportedHere
 
 if TYPE_CHECKING:
@@ -425,10 +425,7 @@ def decoder_feeds(
 
 
 def _empty_past(tensor: Tensor, batch: int) -> NDArray[Any]:
-    heads, width = (tensor.shape[1], tensor.shape[3]) if len(tensor.shape) == 4 else (None, None)
-    if not isinstance(heads, int) or not isinstance(width, int) or tensor.type not in _DTYPES:
-        raise ContractError(f"{tensor.name}: {tensor.type} {list(tensor.shape)} is not [batch, heads, past, width]")
-    return np.empty((batch, heads, 0, width), _DTYPES[tensor.type])
+    return np.empty(cache_shape(tensor, batch, 0, _DTYPES), _DTYPES[tensor.type])
 
 
 def present_to_past(outputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -6,7 +6,6 @@ import importlib.metadata
 import inspect
 import logging
 import math
-import sys
 from collections.abc import Mapping
 from copy import copy
 from functools import partial
@@ -66,7 +65,7 @@ class TorchSession:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         named = {node.name: node.weight_dtype for node in artifact.manifest.quantized}
-        found = quantized_modules(self._model) if "bitsandbytes" in sys.modules else {}
+        found = quantized_modules(self._model) if _in_bitsandbytes(self._model.config) else {}
         require_same_modules(str(artifact.path), found=found, wanted=named)
 
     def logits(self, input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -215,8 +214,7 @@ def load_model(
 
     _hush()
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    in_bitsandbytes = quantization is not None or getattr(config, "quantization_config", None) is not None
-    if in_bitsandbytes:
+    if quantization is not None or _in_bitsandbytes(config):
         try:
             import bitsandbytes  # noqa: F401
         except ImportError as error:
@@ -235,11 +233,16 @@ def load_model(
         **attention,
         **({"quantization_config": quantization} if quantization is not None else {}),
     )
-    if in_bitsandbytes:
+    if _in_bitsandbytes(model.config):
         for module in model.modules():
             _avoid_packing(module)
             _avoid_rows(module)
     return model
+
+
+def _in_bitsandbytes(config: PretrainedConfig) -> bool:
+    """Whether a model of this configuration has layers of bitsandbytes; a plain one need not import it."""
+    return getattr(config, "quantization_config", None) is not None
 
 
 def torch_dtype(compute: Compute) -> torch.dtype:

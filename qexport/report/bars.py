@@ -9,7 +9,7 @@ from typing import Any
 from qexport.catalogue import Group
 from qexport.report import words
 from qexport.report.figures import Answer, Estimate, Figure, Latency, Repeated, Size, plain, plain_ratio
-from qexport.report.palette import NARROW, Spec, gutter_width, hues, row_axis, row_datum, tooltip
+from qexport.report.palette import NARROW, Spec, gutter_width, hues, row_axis, row_datum, tooltip, wrapped
 from qexport.report.table import Column, Row, Table
 from qexport.stats import Interval
 
@@ -30,19 +30,13 @@ def bars(table: Table, width: int, *, group: Group) -> Spec | None:
     gutter = gutter_width(labels, width)
     abreast = 1 if width <= NARROW else max(1, min(len(columns), _MOST_ABREAST, (width - gutter) // _LEAST))
     inner = (width - gutter) // abreast - _FIGURES
-    lines = [columns[start : start + abreast] for start in range(0, len(columns), abreast)]
     datasets = {column.metric: _values(table, rows, column) for column in columns}
     published = {metric for metric, values in datasets.items() if any(value["told"] for value in values)}
-    grid = [
-        {
-            "hconcat": [
-                _panel(column, labels, inner, names=column is line[0], published=column.metric in published)
-                for column in line
-            ],
-            "spacing": 16,
-        }
-        for line in lines
-    ]
+
+    def panel(column: Column, names: bool) -> Spec:  # noqa: FBT001
+        return _panel(column, labels, inner, names=names, published=column.metric in published)
+
+    grid = wrapped(columns, abreast, panel, spacing=16)
     return {"datasets": datasets, "vconcat": grid, "spacing": 34}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from qexport.report import words
 from qexport.report.figures import plain, plain_ratio
-from qexport.report.palette import NARROW, Spec, gutter_width, hue_scale, row_axis, row_datum, tooltip
+from qexport.report.palette import NARROW, Spec, gutter_width, hue_scale, row_axis, row_datum, tooltip, wrapped
 from qexport.report.table import Column, Row, Table
 
 _LEAST = 190
@@ -27,17 +27,12 @@ def published_beside_measured(table: Table, width: int) -> Spec | None:
     gutter = gutter_width(labels, width)
     abreast = 1 if width <= NARROW else max(1, min(len(panels), (width - gutter) // _LEAST))
     inner = (width - gutter) // abreast - 24
-    lines = [panels[start : start + abreast] for start in range(0, len(panels), abreast)]
-    grid = [
-        {
-            "hconcat": [
-                _panel(table, column, labels, inner, names=column is line[0][0], base=words.against(table))
-                for column, _ in line
-            ],
-            "spacing": 24,
-        }
-        for line in lines
-    ]
+    base = words.against(table)
+
+    def panel(of: tuple[Column, list[dict[str, Any]]], names: bool) -> Spec:  # noqa: FBT001
+        return _panel(table, of[0], labels, inner, names=names, base=base)
+
+    grid = wrapped(panels, abreast, panel, spacing=24)
     return {"datasets": {column.metric: values for column, values in panels}, "vconcat": grid, "spacing": 34}
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from qexport import progress
 from qexport.artifact import whole_folder
 from qexport.errors import InputError
-from qexport.record import Measurement, write_records
+from qexport.record import RECORDS_NAME, Measurement, write_records
 from qexport.report import charts, html, markdown
-from qexport.report.merge import RECORDS_NAME
 from qexport.report.table import build_table
 
 

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qexport.errors import InputError
-from qexport.record import Measurement, read_records
-
-RECORDS_NAME = "records.jsonl"
+from qexport.record import RECORDS_NAME, Measurement, read_records
 
 
 def merge(sources: Sequence[Path]) -> list[Measurement]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from qexport.report.table import Row, Table
 
+Item = TypeVar("Item")
 Spec = dict[str, Any]
 """A Vega-Lite specification, or a part of one."""
 
@@ -115,6 +116,15 @@ def font_size(width: int) -> int:
 def gutter_width(labels: Sequence[str], width: int) -> int:
     """Pixels the row names take left of the plot."""
     return round(max(map(len, labels)) * font_size(width) * 0.52) + 18
+
+
+def wrapped(items: Sequence[Item], abreast: int, panel: Callable[[Item, bool], Spec], *, spacing: int) -> list[Spec]:
+    """Lines of at most ``abreast`` panels; ``panel`` is told of each item whether it begins a line, and names the rows."""
+    lines = [items[start : start + abreast] for start in range(0, len(items), abreast)]
+    return [
+        {"hconcat": [panel(item, number == 0) for number, item in enumerate(line)], "spacing": spacing}
+        for line in lines
+    ]
 
 
 _TOOLTIP_TITLES = {

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from qexport.errors import InputError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -61,3 +63,17 @@ def set_config(model_folder: Path):
         path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
     return change
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+def refused(call, *parts: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message, message

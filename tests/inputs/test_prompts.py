@@ -3,29 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qexport.errors import InputError
 from qexport.inputs.bundled import bundled
 from qexport.inputs.prompts import Prompts, encode_prompts, load_prompts
-from tests.inputs.conftest import tiny_tokenizer
+from tests.inputs.conftest import refused, tiny_tokenizer
 
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['role'] }}:{{ message['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}!{% endif %}"
 )
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
-
-
-def refused(call, *parts: str) -> None:
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message, message
 
 
 def some(*texts: str, chat: bool = False) -> Prompts:

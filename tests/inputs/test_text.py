@@ -17,23 +17,9 @@ from qexport.inputs.text import (
     make_windows,
     split_sentences,
 )
-from tests.inputs.conftest import tiny_tokenizer
+from tests.inputs.conftest import refused, tiny_tokenizer
 
 STORY = 'The fox saw a red stone. "Why?" asked the owl. Mr. Fox kept it in his pocket!\nShe laughed.'
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
-
-
-def refused(call, *parts: str) -> None:
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message, message
 
 
 # Files
