@@ -13,8 +13,8 @@ from typing import Literal
 from qexport.errors import InputError, near_names
 
 Unit = Literal["bytes", "s", "tokens/s", "tokens", ""]
-Group = Literal["memory", "speed", "quality", "session"]
-Form = Literal["size", "latency", "rounds", "count", "corpus", "sentences", "answer"]
+Group = Literal["memory", "speed", "quality", "tasks", "session"]
+Form = Literal["size", "latency", "rounds", "count", "corpus", "sentences", "accuracy", "answer"]
 """What the samples are, and so which statistics may be made of them.
 
 ``size``: bytes, one sample, or one for each round. Columns: the metric's name, then ``round`` where there are several.
@@ -22,6 +22,8 @@ Form = Literal["size", "latency", "rounds", "count", "corpus", "sentences", "ans
 ``rounds``: seconds, or a rate, once a round. Columns: the metric's name, ``tokens``, ``round``.
 ``count``: a number once a round. Columns: the metric's name, ``round``.
 ``corpus``, ``sentences``: ``nll_nats``, ``tokens``, a sample for each sequence.
+``accuracy``: 1 or 0 for each question of a task, in the task's order. Column: ``correct``. The facts have ``task_version``,
+``num_fewshot``, ``split``, ``stderr`` (as lm-eval computes it), ``data_sha256`` and ``truncated`` (contexts cut from the left).
 ``answer``: 1 or 0 once a round, columns as ``count``; the facts have ``prompt``, ``response`` and ``expected``.
 """
 
@@ -37,6 +39,14 @@ class Metric:
     form: Form
     meaning: str
     better: Literal["lower", "higher", "neither"] = "lower"
+    task: str = ""
+    """The task of lm-eval that yields it; empty for what qexport measures itself."""
+    scored: str = ""
+    """What lm-eval calls it in the task's results: ``metric,filter``."""
+
+
+_CHOSEN = "The part of {} for which the right choice is the likeliest."
+_NORMALIZED = "The same with each choice's log-likelihood divided by its length in characters, as lm-eval's acc_norm."
 
 
 _TABLE = (
@@ -217,6 +227,127 @@ _TABLE = (
         ),
     ),
     Metric(
+        name="arc_easy_acc",
+        title="ARC-Easy",
+        unit="",
+        group="tasks",
+        form="accuracy",
+        meaning=_CHOSEN.format("ARC's easy questions of school science"),
+        better="higher",
+        task="arc_easy",
+        scored="acc,none",
+    ),
+    Metric(
+        name="arc_easy_acc_norm",
+        title="ARC-Easy, normalized",
+        unit="",
+        group="tasks",
+        form="accuracy",
+        meaning=_NORMALIZED,
+        better="higher",
+        task="arc_easy",
+        scored="acc_norm,none",
+    ),
+    Metric(
+        name="arc_challenge_acc",
+        title="ARC-Challenge",
+        unit="",
+        group="tasks",
+        form="accuracy",
+        meaning=_CHOSEN.format("ARC's hard questions of school science"),
+        better="higher",
+        task="arc_challenge",
+        scored="acc,none",
+    ),
+    Metric(
+        name="arc_challenge_acc_norm",
+        title="ARC-Challenge, normalized",
+        unit="",
+        group="tasks",
+        form="accuracy",
+        meaning=_NORMALIZED,
+        better="higher",
+        task="arc_challenge",
+        scored="acc_norm,none",
+    ),
+    Metric(
+        name="hellaswag_acc",
+        title="HellaSwag",
+        unit="",
+        group="tasks",
+        form="accuracy",
+        meaning=_CHOSEN.format("HellaSwag's situations to be continued"),
+        better="higher",
+        task="hellaswag",
+        scored="acc,none",
+    ),
+    Metric(
+        name="hellaswag_acc_norm",
+        title="HellaSwag, normalized",
+        unit="",
+        group="tasks",
+        form="accuracy",
+        meaning=_NORMALIZED,
+        better="higher",
+        task="hellaswag",
+        scored="acc_norm,none",
+    ),
+    Metric(
+        name="piqa_acc",
+        title="PIQA",
+        unit="",
+        group="tasks",
+        form="accuracy",
+        meaning=_CHOSEN.format("PIQA's questions of how to do things"),
+        better="higher",
+        task="piqa",
+        scored="acc,none",
+    ),
+    Metric(
+        name="piqa_acc_norm",
+        title="PIQA, normalized",
+        unit="",
+        group="tasks",
+        form="accuracy",
+        meaning=_NORMALIZED,
+        better="higher",
+        task="piqa",
+        scored="acc_norm,none",
+    ),
+    Metric(
+        name="gsm8k_strict",
+        title="GSM8K, strict",
+        unit="",
+        group="tasks",
+        form="accuracy",
+        meaning="The part of GSM8K's word problems whose written answer has the right number behind ####.",
+        better="higher",
+        task="gsm8k",
+        scored="exact_match,strict-match",
+    ),
+    Metric(
+        name="gsm8k_flexible",
+        title="GSM8K, flexible",
+        unit="",
+        group="tasks",
+        form="accuracy",
+        meaning="The part of GSM8K's word problems in whose written answer the last number is the right one.",
+        better="higher",
+        task="gsm8k",
+        scored="exact_match,flexible-extract",
+    ),
+    Metric(
+        name="mmlu_acc",
+        title="MMLU",
+        unit="",
+        group="tasks",
+        form="accuracy",
+        meaning=_CHOSEN.format("MMLU's questions of 57 subjects, every question counted alike,"),
+        better="higher",
+        task="mmlu",
+        scored="acc,none",
+    ),
+    Metric(
         name="total_s",
         title="Whole session",
         unit="s",
@@ -363,7 +494,15 @@ _TABLE = (
 CATALOGUE: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _TABLE})
 """Every metric by name, in the order in which tables show them."""
 
-GROUPS: tuple[Group, ...] = ("memory", "speed", "quality", "session")
+GROUPS: tuple[Group, ...] = ("memory", "speed", "quality", "tasks", "session")
+
+TASKS: tuple[str, ...] = tuple(dict.fromkeys(metric.task for metric in _TABLE if metric.task))
+"""The tasks whose accuracies are metrics, by lm-eval's names."""
+
+
+def metrics_of(task: str) -> tuple[Metric, ...]:
+    """The metrics that a task yields."""
+    return tuple(metric for metric in _TABLE if metric.task == task)
 
 
 def require_known(names: Iterable[str]) -> None:
@@ -375,3 +514,23 @@ def require_known(names: Iterable[str]) -> None:
     for name in names:
         if name not in CATALOGUE:
             raise InputError(f"{name}: no such metric; {near_names(name, CATALOGUE)}")
+
+
+def require_tasks(names: Iterable[str]) -> None:
+    """Make sure that tasks exist.
+
+    Raises:
+        InputError: one does not, or none is named; the message has the near names.
+    """
+    chosen = list(names)
+    for name in chosen:
+        if name not in TASKS:
+            raise InputError(
+                f"{name}: no such task; {near_names(name, TASKS)}; "
+                "lm_eval --model qexport runs all others of lm-eval's on an artifact"
+            )
+    twice = next((name for name in chosen if chosen.count(name) > 1), None)
+    if twice is not None or not chosen:
+        raise InputError(
+            f"{twice}: is there twice; leave one out" if twice else f"no task is named; known: {', '.join(TASKS)}"
+        )

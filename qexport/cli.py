@@ -107,7 +107,28 @@ TargetOption = Annotated[
     Literal["cpu", "cuda", "tensorrt", "web"] | None,
     typer.Option("--target", help="Where it is to run; what would fall back there is refused."),
 ]
+ProviderOption = Annotated[
+    Literal["cpu", "cuda"], typer.Option("--provider", help="Where it runs; not there is an error.")
+]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Threads; default all processors.")]
+TaskDataOption = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="Folder with the tasks' questions; default the hub.")
+]
+FewshotOption = Annotated[
+    int | None, typer.Option("--num-fewshot", min=0, help="Examples ahead of each question; default each task's own.")
+]
+LimitOption = Annotated[
+    float | None, typer.Option("--limit", help="Questions of each task, or below one the part of them.")
+]
+ChatOption = Annotated[
+    bool, typer.Option("--apply-chat-template", help="Put questions into the tokenizer's chat template.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def _dashed(name: str) -> str:
+    """lm-eval writes ``--num_fewshot`` where others write ``--num-fewshot``: both are taken."""
+    return name.replace("_", "-")
 
 
 def main() -> None:
@@ -298,10 +319,14 @@ def compare(
     recipes: Annotated[
         str | None, typer.Option("--recipes", metavar="NAMES", help="Only the rows of these recipes, comma-joined.")
     ] = None,
-    provider: Annotated[
-        Literal["cpu", "cuda"], typer.Option("--provider", help="Where it runs; not there is an error.")
-    ] = "cpu",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads; default all processors.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option("--tasks", metavar="NAMES", help="Tasks of lm-eval besides, as for eval.")
+    ] = None,
+    data: TaskDataOption = None,
+    num_fewshot: FewshotOption = None,
+    limit: LimitOption = None,
+    provider: ProviderOption = "cpu",
+    threads: ThreadsOption = None,
     engine: EngineOption = None,
     exporter: ExporterOption = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Fresh processes per row for what is timed.")] = 3,
@@ -329,12 +354,15 @@ def compare(
             experiment = comparison.only(experiment, [name.strip() for name in recipes.split(",")])
         generation = _given(prompts=prompts, new_tokens=new_tokens)
         experiment = experiment.model_copy(update={"generation": experiment.generation.model_copy(update=generation)})
+        plan = experiment.tasks.model_copy(update=_given(data=data, num_fewshot=num_fewshot, limit=limit))
+        experiment = experiment.model_copy(update={"tasks": plan})
         folder = output or Path("runs") / (experiment.name + ("-stand-in" if stand_in else ""))
         records = comparison.compare(
             experiment,
             folder,
             evaluation=_text(text, dataset, "--text", "--dataset"),
             calibration=_text(calibration_text, calibration_dataset, "--calibration-text", "--calibration-dataset"),
+            tasks=() if tasks is None else [name.strip() for name in tasks.split(",")],
             options=comparison.CompareOptions(
                 provider=provider,
                 threads=threads,
@@ -345,6 +373,74 @@ def compare(
                 trust=_trust(allow_pickle, trust_remote_code),
                 stand_in=stand_in_size if stand_in else None,
                 resume=resume,
+            ),
+            overwrite=overwrite,
+        )
+        _print_report(records, folder, as_json=as_json)
+
+
+@app.command(name="eval", context_settings={"token_normalize_func": _dashed})
+def evaluate(
+    artifacts: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="ARTIFACT...", help="Folders of artifacts; the fp32 one among them is what others meet."
+        ),
+    ],
+    tasks: Annotated[
+        str, typer.Option("--tasks", metavar="NAMES", help="arc_easy, arc_challenge, hellaswag, piqa, gsm8k, mmlu.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Report folder; default runs/MODEL-eval.")
+    ] = None,
+    data: TaskDataOption = None,
+    num_fewshot: FewshotOption = None,
+    limit: LimitOption = None,
+    apply_chat_template: ChatOption = False,
+    fewshot_as_multiturn: Annotated[
+        bool,
+        typer.Option("--fewshot-as-multiturn/--fewshot-as-one-turn", help="With a template: a turn for each example."),
+    ] = True,
+    system_instruction: Annotated[
+        str | None, typer.Option("--system-instruction", metavar="TEXT", help="Ahead of every question.")
+    ] = None,
+    gen_kwargs: Annotated[
+        str | None, typer.Option("--gen-kwargs", metavar="KEY=VALUE,...", help="For gsm8k: max_gen_toks=128, until=...")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the choice of examples.")] = 1234,
+    batch_size: Annotated[
+        str, typer.Option("--batch-size", metavar="N", help="Most requests at once; auto is qexport's choice.")
+    ] = "auto",
+    provider: ProviderOption = "cpu",
+    threads: ThreadsOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on at the next request of an evaluation that was cut short.")
+    ] = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Let artifacts answer lm-eval's benchmarks; its options, with - or _ in their names."""
+    with _errors(interrupted="interrupted; `--resume` goes on at the next request"):
+        from qexport import evaluation
+
+        plan = evaluation.plan_of(
+            data=data,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            apply_chat_template=apply_chat_template,
+            fewshot_as_multiturn=fewshot_as_multiturn,
+            system_instruction=system_instruction,
+            gen_kwargs=gen_kwargs,
+            seed=seed,
+        )
+        folder = output or Path("runs") / f"{artifacts[0].resolve().name}-eval"
+        records = evaluation.evaluate_artifacts(
+            artifacts,
+            [name.strip() for name in tasks.split(",")],
+            folder,
+            plan=plan,
+            options=evaluation.EvalOptions(
+                provider=provider, threads=threads, rows=evaluation.rows_of(batch_size), resume=resume
             ),
             overwrite=overwrite,
         )

@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qexport import fits, measure, pipeline, resume, targets
+from qexport.answering import Apart
 from qexport.artifact import Artifact, sweep
-from qexport.catalogue import CATALOGUE
-from qexport.errors import InputError, UnsupportedHere
+from qexport.catalogue import CATALOGUE, metrics_of, require_tasks
+from qexport.errors import InputError, NotComparable, UnsupportedHere
 from qexport.export import Exporter
+from qexport.harness.evaluate import Place, evaluate
+from qexport.harness.tasks import LoadedTask, load_tasks
 from qexport.inputs.bundled import find_bundled
 from qexport.inputs.experiment import Experiment, Row, default_experiment, load_experiment
 from qexport.inputs.models import ModelSource, load_tokenizer, locate_model, stop_ids
@@ -30,7 +33,7 @@ from qexport.inputs.text import Text, TokenSet, load_text, make_sentences, make_
 from qexport.measure import PROBES, AnswerKey, Job, Probe
 from qexport.pipeline import REFERENCE, Trust
 from qexport.recipes import Fp32, Recipe, TorchSchemes, recipe
-from qexport.record import Measurement
+from qexport.record import Measurement, Published
 from qexport.report import check_report_folder, merge, write_report
 from qexport.selection import Selector, parse_selector
 from qexport.torch_runtime import parameter_count, parameters_of
@@ -130,6 +133,7 @@ def compare(
     *,
     evaluation: Text | None = None,
     calibration: Text | None = None,
+    tasks: Sequence[str] = (),
     options: CompareOptions = CompareOptions(),
     overwrite: bool = False,
 ) -> list[Measurement]:
@@ -140,6 +144,7 @@ def compare(
         folder: the report's folder.
         evaluation: text to measure on; None takes the experiment's.
         calibration: text for activation ranges; None takes the experiment's.
+        tasks: of lm-eval, besides those that the experiment's metrics are of.
         options: see :class:`CompareOptions`.
         overwrite: replace a report that is there.
 
@@ -151,6 +156,8 @@ def compare(
     """
     check_report_folder(folder, overwrite=overwrite or options.resume)
     resume.check_journal(folder, resume=options.resume, overwrite=overwrite)
+    if tasks:
+        require_tasks(tasks)
     measure.require_provider(options.provider)
     wanted = _wanted_rows(experiment, options)
     for row in wanted:
@@ -161,7 +168,7 @@ def compare(
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 (as artifact.whole_folder takes it: links stay links)
     with _work_folder(folder) as work:
         source = _source(experiment, options, work)
-        metrics = _metrics(experiment, options)
+        metrics = _metrics(experiment, options, tasks)
         feeds = _feeds(experiment, source, evaluation, metrics)
         journal = resume.Journal(folder, resume=options.resume)
         run = _Run(
@@ -183,10 +190,11 @@ def compare(
     return records
 
 
-def _metrics(experiment: Experiment, options: CompareOptions) -> tuple[str, ...]:
-    if experiment.metrics is not None:
-        return experiment.metrics
-    return DEFAULT_METRICS + (DEVICE_METRICS if options.provider == "cuda" else ())
+def _metrics(experiment: Experiment, options: CompareOptions, tasks: Sequence[str]) -> tuple[str, ...]:
+    own = experiment.metrics
+    if own is None:
+        own = DEFAULT_METRICS + (DEVICE_METRICS if options.provider == "cuda" else ())
+    return tuple(dict.fromkeys((*own, *(metric.name for task in tasks for metric in metrics_of(task)))))
 
 
 def _source(experiment: Experiment, options: CompareOptions, work: Path) -> ModelSource:
@@ -293,7 +301,7 @@ def _feeds(experiment: Experiment, source: ModelSource, evaluation: Text, metric
         return _Feed(
             tokens=encode_prompts(asked, tokenizer, new_tokens=new_tokens, context=context),
             new_tokens=new_tokens,
-            stop=stop_ids(source, tokenizer),
+            stop=stop_ids(source.path, tokenizer),
             key=AnswerKey(
                 read=partial(tokenizer.decode, skip_special_tokens=True),
                 prompt=asked.texts[0],
@@ -351,11 +359,54 @@ class _Run:
         """
         probes = [name for name, probe in PROBES.items() if set(probe.metrics) & set(self.metrics)]
         missing = {name: self._missing(name, wanted) for name in probes}
-        rows = {row.label: row for several in missing.values() for row in several}
+        tasks = self._load_tasks()
+        asked = [metric.name for task in tasks for metric in metrics_of(task)]
+        unasked = [row for row in wanted if asked and not self.journal.has(row.label, asked)]
+        rows = {row.label: row for several in (*missing.values(), unasked) for row in several}
         built = self._build(list(rows.values()), calibration, work) if rows else {}
         for name, several in missing.items():
             self._probe(name, [built[row.label] for row in several])
+        for row in unasked:
+            self._ask(built[row.label], tasks)
         return self._in_order(wanted)
+
+    def _load_tasks(self) -> dict[str, LoadedTask]:
+        """The tasks that yield one of the metrics.
+
+        Raises:
+            NotComparable: records that are there are of other questions, or of other examples ahead of them.
+        """
+        names = dict.fromkeys(CATALOGUE[metric].task for metric in self.metrics if CATALOGUE[metric].task)
+        tasks = load_tasks(list(names), self.experiment.tasks)
+        for record in self.journal.records:
+            task = tasks.get(CATALOGUE[record.metric].task)
+            if task and record.skipped is None and record.facts.get("data_sha256") != task.data_sha256:
+                raise NotComparable(
+                    f"{record.metric} of {record.row}: cannot be resumed, the questions or the examples have changed; "
+                    "start anew with --overwrite"
+                )
+        return tasks
+
+    def _ask(self, built: _Built, tasks: Mapping[str, LoadedTask]) -> None:
+        """One row through all tasks."""
+        metrics = [metric.name for task in tasks for metric in metrics_of(task)]
+        if built.artifact is None:
+            self.journal.add([self._skipped(built, metric) for metric in metrics])
+            return
+        respondent = Apart(
+            built.artifact,
+            self.journal.answers(built.artifact.sha256),
+            row=built.wanted.label,
+            provider=self.options.provider,
+            threads=self.options.threads,
+        )
+        place = Place(
+            run=self.began,
+            row=built.wanted.label,
+            stand_in=self.options.stand_in is not None,
+            published=self._published(built.wanted, metrics),
+        )
+        self.journal.add(evaluate(built.artifact, tasks, self.experiment.tasks, respondent, place))
 
     def _missing(self, name: str, wanted: Sequence[_Wanted]) -> list[_Wanted]:
         metrics = [metric for metric in PROBES[name].metrics if metric in self.metrics]
@@ -407,11 +458,6 @@ class _Run:
 
     def _job(self, name: str, wanted: _Wanted, artifact: Artifact) -> Job:
         feed = self.feeds.get(name)
-        published = {
-            metric: figure
-            for metric in PROBES[name].metrics
-            if (figure := self.experiment.published_for(wanted.row, metric)) is not None
-        }
         job = Job(
             artifact=artifact.path,
             row=wanted.label,
@@ -419,13 +465,17 @@ class _Run:
             metrics=tuple(metric for metric in PROBES[name].metrics if metric in self.metrics),
             provider=self.options.provider,
             threads=self.options.threads,
-            published=published,
+            published=self._published(wanted, PROBES[name].metrics),
             run=self.began,
             stand_in=self.options.stand_in is not None,
         )
         if feed is None:
             return job
         return replace(job, tokens=feed.tokens, new_tokens=feed.new_tokens, stop=feed.stop, key=feed.key)
+
+    def _published(self, wanted: _Wanted, metrics: Sequence[str]) -> dict[str, Published]:
+        found = {metric: self.experiment.published_for(wanted.row, metric) for metric in metrics}
+        return {metric: figure for metric, figure in found.items() if figure is not None}
 
     def _skipped(self, built: _Built, metric: str) -> Measurement:
         return Measurement(

@@ -58,16 +58,32 @@ class Tensor(Protocol):
 
 
 class Decoder(Protocol):
-    """Continues a batch of prompts; greedy, so tokens alone go in and come out."""
+    """Continues a batch of prompts: greedily, where tokens alone go in and come out, or token by given token."""
 
     side: Side
     """Where shorter prompts must be padded for each row to get what it gets alone."""
+    forks: bool
+    """Whether :meth:`fork` can copy its cache."""
 
     def begin(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.int64]:
         """The first new token of each row ``[batch]``, of prompts ``[batch, length]`` padded on :attr:`side`."""
 
     def step(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """The next token of each row ``[batch]``, after ``tokens`` ``[batch]``."""
+
+    def prefill(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        """As :meth:`begin`, but the logits of every position, ``[batch, length, vocab]``; good until the next call."""
+
+    def advance(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """As :meth:`step`, but the logits, ``[batch, vocab]``; good until the next call."""
+
+    def fork(self, rows: NDArray[np.intp], *, steps: int) -> Decoder:
+        """A decoder each of whose rows goes on from one of these; a row may be taken often, or not at all.
+
+        Args:
+            rows: indices into this batch, ``[new batch]``.
+            steps: most tokens that each of them is to be fed.
+        """
 
 
 def generate(
@@ -183,6 +199,7 @@ class OrtDecoder:
         self._names = [name for name in self._inputs if name.startswith("past_key_values.")]
         if not self._names:
             raise ContractError("the graph has no past_key_values: it cannot generate; export the model again")
+        self.forks = all(self._inputs[name].type != "tensor(bfloat16)" for name in self._names)  # numpy has no bfloat16
         self._vocabulary = next(tensor for tensor in session.get_outputs() if tensor.name == "logits").shape[-1]
         self._buffers = {} if cache == "grows" else {name: self._new_cache(name, capacity) for name in self._names}
         self._length = 0
@@ -190,12 +207,24 @@ class OrtDecoder:
         self._positions = _Fixed(np.zeros((batch, 1), np.int64), device)
         self._mask = _Fixed(np.ones((batch, capacity), np.int64), device)
         self._logits = _Fixed(np.empty((batch, 1, self._vocabulary), np.float32), device)
+        self._past: dict[str, Any] = dict(self._buffers)
         self._binding = self._bind(self._ids, self._positions, self._logits)
         if cache == "by length":
             self._mask.bind_input(self._binding, "attention_mask")
 
     def begin(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.int64]:
         """See :meth:`Decoder.begin`."""
+        logits = self.prefill(input_ids, attention_mask)
+        latest: NDArray[np.int64] = logits[np.arange(self._batch), last_real(attention_mask)].argmax(axis=1)
+        return latest
+
+    def step(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :meth:`Decoder.step`."""
+        latest: NDArray[np.int64] = self.advance(tokens).argmax(axis=1)
+        return latest
+
+    def prefill(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        """See :meth:`Decoder.prefill`."""
         self._length = input_ids.shape[1]
         where = positions(attention_mask)
         self._positions.host[:, 0] = where.max(axis=1)
@@ -209,11 +238,10 @@ class OrtDecoder:
             for name in self._names:
                 binding.bind_ortvalue_input(name, self._new_cache(name, 0))
         self._run(binding, _NO_GRAPH)
-        latest: NDArray[np.int64] = logits.fetched()[np.arange(self._batch), last_real(attention_mask)].argmax(axis=1)
-        return latest
+        return logits.fetched()
 
-    def step(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """See :meth:`Decoder.step`."""
+    def advance(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """See :meth:`Decoder.advance`."""
         self._length += 1
         self._ids.put(tokens[:, np.newaxis])
         self._positions.put(self._positions.host + 1)
@@ -224,15 +252,45 @@ class OrtDecoder:
             mask = np.ascontiguousarray(self._mask.host[:, : self._length])
             self._binding.bind_cpu_input("attention_mask", mask)
         self._run(self._binding, _GRAPH)
-        latest: NDArray[np.int64] = self._logits.fetched()[:, 0].argmax(axis=1)
-        return latest
+        return self._logits.fetched()[:, 0]
+
+    def fork(self, rows: NDArray[np.intp], *, steps: int) -> OrtDecoder:
+        """See :meth:`Decoder.fork`; the cache is copied by way of the host."""
+        other = OrtDecoder(
+            self._session, batch=len(rows), capacity=self._length + steps, cache=self._cache, device=self._device
+        )
+        other._length = self._length
+        other._positions.host[:] = self._positions.host[rows]
+        other._mask.host[:] = 0 if self._cache == "by length" else 1
+        other._mask.host[:, : self._length] = self._mask.host[rows, : self._length]
+        for name, value in self._past.items():
+            other._fill(name, value.numpy()[rows, :, : self._length])
+        return other
+
+    def _fill(self, name: str, values: NDArray[Any]) -> None:
+        """Begin with keys or values ``[batch, kv_heads, tokens, head_dim]`` that another decoder made."""
+        import onnxruntime
+
+        if self._cache == "grows":
+            self._hand_on(name, onnxruntime.OrtValue.ortvalue_from_numpy(values, self._device))
+            return
+        buffer = self._buffers[name]
+        host = buffer.numpy()
+        host[:, :, : values.shape[2]] = values
+        if self._device != "cpu":  # there it was a copy
+            buffer.update_inplace(host)
 
     def _run(self, binding: Any, graph_id: str) -> None:
         self._session.run_with_iobinding(binding, self._run_options(graph_id))
-        if self._cache == "grows":  # what came out goes in next, by reference, and what comes out next is longer
+        if self._cache == "grows":
             for name, value in zip(self._names, binding.get_outputs()[1:], strict=True):
-                self._binding.bind_ortvalue_input(name, value)
-                self._binding.bind_output(_present(name), self._device)
+                self._hand_on(name, value)
+
+    def _hand_on(self, name: str, value: Any) -> None:
+        """What came out goes in next, by reference, and what comes out next is longer."""
+        self._past[name] = value
+        self._binding.bind_ortvalue_input(name, value)
+        self._binding.bind_output(_present(name), self._device)
 
     def _run_options(self, graph_id: str) -> Any:
         """On CUDA each shape has a graph of its own, or none; a session that captures no graphs ignores it."""

@@ -7,15 +7,11 @@ libraries print.
 
 from __future__ import annotations
 
-import importlib
 import logging
-import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,9 +20,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from qexport import __version__, cpu, cuda, errors, fits, progress, ram, runtime
-from qexport.artifact import Artifact, Manifest, load_artifact
+from qexport import child, cpu, cuda, fits, progress, ram, runtime
+from qexport.artifact import Artifact, load_artifact
 from qexport.catalogue import CATALOGUE
+from qexport.conditions import here, identity, import_runtime, of_session
 from qexport.errors import InputError, NotComparable, QExportError, UnsupportedHere, near_names
 from qexport.metrics import Run, Trial, footprint, generation, latency, once, perplexity, session
 from qexport.record import Conditions, Measurement, Published
@@ -43,7 +40,6 @@ TIMEOUT_S = 4 * 3600.0
 
 _PROVIDER_TIMEOUT_S = 120.0
 _WARMUPS = 5
-_TAIL_BYTES = 4000
 _NO_DEVICE = "runs on the CPU, which has no device memory"
 _ON_DEVICE = frozenset({"loaded_device_bytes", "peak_device_bytes", "device_context_bytes", "device_increase_bytes"})
 """Metrics without a figure on the CPU."""
@@ -52,12 +48,6 @@ _WITHOUT = {
     "response_correct": "no answer is expected; name one under [session] in the experiment",
 }
 """Why a probe that ran may have no figure of a metric."""
-_PACKAGES = {"onnx": ("numpy", "onnxruntime"), "torch": ("numpy", "torch", "transformers")}
-"""What running an artifact of each kind takes, and all it may take; quantized ones in torch take bitsandbytes too."""
-
-_ERRORS: dict[str, type[QExportError]] = {
-    name: value for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, QExportError)
-} | {ProviderUnavailable.__name__: ProviderUnavailable}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +213,7 @@ def require_provider(provider: Provider) -> None:
     code = f"from qexport.runtime import warm_up; warm_up({provider!r})"
     tried = subprocess.run(
         [sys.executable, "-P", "-c", code],
-        env=_environment(cpu.cores()),
+        env=child.environment(cpu.cores()),
         capture_output=True,
         text=True,
         check=False,
@@ -344,7 +334,7 @@ def _records(
     job: Job, artifact: Artifact, metrics: Sequence[str], answer: _Answer, *, skipped: str | None = None
 ) -> list[Measurement]:
     """One measurement for each metric that the probe has; one without a figure is skipped."""
-    conditions = answer.conditions if answer.conditions.machine else _here()
+    conditions = answer.conditions if answer.conditions.machine else here()
     if job.tokens is not None:
         conditions = conditions.model_copy(
             update={
@@ -354,7 +344,6 @@ def _records(
                 "text_sha256": job.tokens.sha256,
             }
         )
-    manifest = artifact.manifest
     records = []
     for metric in metrics:
         figure = answer.figures.get(metric)
@@ -364,26 +353,16 @@ def _records(
             Measurement(
                 run=job.run,
                 row=job.row,
-                model=manifest.model.name,
                 stand_in=job.stand_in,
-                recipe=manifest.recipe,
-                selector=manifest.selection.rules if manifest.selection else "",
-                engine=manifest.engine,
-                artifact_sha256=artifact.sha256,
-                settings=manifest.settings,
                 metric=metric,
                 conditions=conditions,
                 published=job.published.get(metric),
                 skipped=reason,
+                **identity(artifact),
                 **told,
             )
         )
     return records
-
-
-def _here() -> Conditions:
-    """The conditions that hold for every process on this machine."""
-    return Conditions(machine=cpu.cpu_name(), isa=cpu.isa(), cores=cpu.cores(), commit=__version__)
 
 
 def _ask_child(job: Job, artifact: Artifact, tokens: TokenSet) -> _Answer:
@@ -409,76 +388,20 @@ def _ask_child(job: Job, artifact: Artifact, tokens: TokenSet) -> _Answer:
         )
         np.savez(question.sequences, *tokens.sequences)
         output = folder / "output"
-        code = _run_child(question, output, job.timeout_s)
-        if code is None:
-            raise UnsupportedHere(f"no answer within {job.timeout_s:.0f} s")
-        if not question.answer.is_file():
-            logger.debug("%s of %s: the child's output:\n%s", job.probe, job.row, _tail(output))
-            raise UnsupportedHere(_cause_of_death(code, output))
+        code = child.run_child(
+            "qexport.measure", question.model_dump_json(), output, threads=question.threads, timeout_s=job.timeout_s
+        )
+        if code is None or not question.answer.is_file():
+            raise child.no_answer(f"{job.probe} of {job.row}", code, output, job.timeout_s)
         answer = _Answer.model_validate_json(question.answer.read_text())
     if answer.error is not None:
-        raise _ERRORS.get(answer.error, QExportError)(answer.message)
+        raise child.raised(answer.error, answer.message)
     return answer
-
-
-def _run_child(question: _Question, output: Path, timeout_s: float) -> int | None:
-    """Exit status of a child with this question, negative for a signal; None if it had to be stopped for the time."""
-    with output.open("wb") as log:
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "qexport.measure"],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=_environment(question.threads),
-        )
-        try:
-            assert child.stdin is not None  # a pipe was asked for
-            try:
-                # The pipe stays open: its end tells the child that this process is gone.
-                child.stdin.write(question.model_dump_json().encode() + b"\n")
-                child.stdin.flush()
-            except BrokenPipeError:
-                logger.debug("the child ended before it was asked")
-            return child.wait(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:  # Ctrl-C included
-            child.kill()
-            child.wait()
-            if child.stdin is not None:
-                child.stdin.close()
-
-
-def _environment(threads: int) -> dict[str, str]:
-    return os.environ | {
-        # The parent's search path in its order, so that the child imports the same qexport; -P leaves out the
-        # working folder, where a user may keep an `onnx` of their own.
-        "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
-        # bitsandbytes' own OpenMP does not hear torch.set_num_threads.
-        "OMP_NUM_THREADS": str(threads),
-        # A measurement never waits for a network; bitsandbytes would look for a kernel on the hub.
-        "HF_HUB_OFFLINE": "1",
-    }
-
-
-def _cause_of_death(code: int, output: Path) -> str:
-    if code < 0:
-        name = signal.Signals(-code).name
-        return f"killed by signal {-code} ({name})" + (", most likely out of memory" if name == "SIGKILL" else "")
-    lines = [line for line in _tail(output).splitlines() if line.strip()]
-    return f"ended with exit code {code}: {lines[-1].strip() if lines else 'without a word'}"
-
-
-def _tail(output: Path) -> str:
-    with output.open("rb") as handle:
-        handle.seek(max(0, output.stat().st_size - _TAIL_BYTES))
-        return handle.read().decode(errors="replace")
 
 
 def main() -> None:
     """The child: read a question from stdin, leave the answer in its file."""
-    question = _Question.model_validate_json(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    question = _Question.model_validate_json(child.read_question())
     try:
         answer = _answer(question)
     except QExportError as error:
@@ -486,11 +409,6 @@ def main() -> None:
     beside = question.answer.with_suffix(".part")
     beside.write_text(answer.model_dump_json())
     beside.replace(question.answer)
-
-
-def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
-    os._exit(1)
 
 
 def _answer(question: _Question) -> _Answer:
@@ -501,7 +419,7 @@ def _answer(question: _Question) -> _Answer:
     with np.load(question.sequences) as archive:
         sequences = tuple(archive[f"arr_{index}"] for index in range(len(archive.files)))
     device_start_bytes = cuda.used_bytes() if question.provider == "cuda" else None
-    versions = _import_runtime(artifact.manifest)
+    versions = import_runtime(artifact.manifest)
     if artifact.manifest.kind == "onnx":
         warm_up(question.provider)
     else:
@@ -516,7 +434,7 @@ def _answer(question: _Question) -> _Answer:
         folder=artifact.path,
         device_start_bytes=device_start_bytes,
     )
-    conditions = _here()
+    conditions = here()
 
     def opened() -> Session:
         """The session; what it ran under is kept, and the session is not, so that it can be freed."""
@@ -524,15 +442,7 @@ def _answer(question: _Question) -> _Answer:
         session = open_session(
             artifact, provider=question.provider, threads=question.threads, observe=probe.observe, replay=probe.replay
         )
-        conditions = _here().model_copy(
-            update={
-                "threads": session.threads,
-                "runtime": session.runtime,
-                "provider": session.provider,
-                "device": session.device,
-                "versions": versions,
-            }
-        )
+        conditions = of_session(session, versions)
         return session
 
     figures = {
@@ -540,26 +450,6 @@ def _answer(question: _Question) -> _Answer:
         for metric, samples in probe.run(opened, trial).items()
     }
     return _Answer(figures=figures, conditions=conditions)
-
-
-def _import_runtime(manifest: Manifest) -> dict[str, str]:
-    """Import all that an artifact needs, so that the baseline holds it, and tell the versions.
-
-    Raises:
-        UnsupportedHere: something is not installed.
-    """
-    packages = _PACKAGES[manifest.kind]
-    if manifest.kind == "torch" and manifest.quantized:
-        packages += ("bitsandbytes",)
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = str(importlib.import_module(package).__version__)
-        except ImportError as error:
-            raise UnsupportedHere(
-                f"{package} cannot be imported ({error}); install qexport[cpu] or qexport[gpu]"
-            ) from error
-    return versions
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""The journal of a comparison: measurements beside the report's folder, one after the other, so that none is lost.
+"""The journal of a run: measurements, and answers to tasks, beside the report's folder as they come, so that none is lost.
 
-It goes once the report is written. A comparison that resumes starts from its journal, and from the report that is there.
+It goes once the report is written. A run that resumes starts from its journal, and from the report that is there.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,16 +47,16 @@ class Expected:
 
 
 def check_journal(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse to forget the records of a comparison that was cut short.
+    """Refuse to forget the records and answers of a run that was cut short.
 
     Raises:
         InputError: there are some, and neither flag says what shall become of them.
     """
-    path = journal_path(folder)
-    if path.is_file() and not (resume or overwrite):
-        raise InputError(
-            f"{path}: holds records of a comparison that was cut short; go on with --resume, or start anew with --overwrite"
-        )
+    for path in (journal_path(folder), answers_path(folder)):
+        if path.exists() and not (resume or overwrite):
+            raise InputError(
+                f"{path}: holds records of a run that was cut short; go on with --resume, or start anew with --overwrite"
+            )
 
 
 def journal_path(folder: Path) -> Path:
@@ -63,8 +64,13 @@ def journal_path(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.partial.jsonl")
 
 
+def answers_path(folder: Path) -> Path:
+    """Where the answers to tasks lie, a file for each artifact."""
+    return folder.with_name(f"{folder.name}.answers")
+
+
 class Journal:
-    """Measurements of one comparison, kept on disk as they come."""
+    """Measurements and answers of one run, kept on disk as they come."""
 
     def __init__(self, folder: Path, *, resume: bool) -> None:
         """Start anew, or with what is there: the report in ``folder``, and what came after it.
@@ -72,10 +78,10 @@ class Journal:
         Raises:
             InputError: a file of records that cannot be read.
         """
-        self._path, self._name = journal_path(folder), folder.name
+        self._path, self._answers, self._name = journal_path(folder), answers_path(folder), folder.name
         self._by_key: dict[tuple[str, str], Measurement] = {}
         if not resume:
-            self._path.unlink(missing_ok=True)
+            self.close()
             return
         for path in (folder / RECORDS_NAME, self._path):
             if path.is_file():
@@ -126,9 +132,14 @@ class Journal:
         self._keep(records)
         append_records(self._path, records)
 
+    def answers(self, artifact_sha256: str) -> Path:
+        """The file of an artifact's answers."""
+        return self._answers / f"{artifact_sha256}.jsonl"
+
     def close(self) -> None:
-        """Remove the file: the report has it all."""
+        """Remove the files: the report has it all."""
         self._path.unlink(missing_ok=True)
+        shutil.rmtree(self._answers, ignore_errors=True)
 
     def _keep(self, records: Iterable[Measurement]) -> None:
         self._by_key |= {(record.row, record.metric): record for record in records}

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qexport.errors import NotComparable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -23,6 +25,17 @@ class Interval:
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class McNemar:
+    """How the answers of two runs to the same questions differ, and McNemar's test of it."""
+
+    lost: int
+    """Questions right in the baseline and wrong here."""
+    gained: int
+    """Questions wrong in the baseline and right here."""
+    p: float
 
 
 def _bootstrap_counts(n: int, seed: int) -> NDArray[np.float64]:
@@ -76,6 +89,69 @@ def mean_ratio(values: ArrayLike, base_values: ArrayLike, *, seed: int = 0) -> I
     each, base = np.asarray(values, np.float64), np.asarray(base_values, np.float64)
     draws = _bootstrap_counts(len(each), seed)
     return _interval(float(each.mean() / base.mean()), (draws @ each) / (draws @ base))
+
+
+def accuracy(correct: ArrayLike, *, seed: int = 0) -> Interval:
+    """The part of questions answered rightly, with a percentile bootstrap interval over questions.
+
+    The number of right ones in a resample is a binomial draw: the bootstrap of :func:`mean`, at a cost that does not grow
+    with the number of questions.
+
+    Args:
+        correct: whether each question was answered rightly, ``[questions]``.
+        seed: seed of the resampling.
+    """
+    right = np.asarray(correct, bool)
+    drawn = np.random.default_rng(seed).binomial(len(right), right.mean(), size=RESAMPLES)
+    return _interval(float(right.mean()), drawn / len(right))
+
+
+def accuracy_ratio(correct: ArrayLike, base_correct: ArrayLike, *, seed: int = 0) -> Interval | None:
+    """Ratio of two accuracies over the same questions, with a paired bootstrap interval.
+
+    None where there is no such ratio: the baseline has nothing right, or in so many resamples that the interval is open.
+
+    Raises:
+        NotComparable: the numbers of questions differ.
+    """
+    both, lost, gained = _pairs(correct, base_correct)
+    questions = np.size(correct)
+    if both + lost == 0:
+        return None
+    kinds = np.array([both, lost, gained, questions - both - lost - gained])
+    # Pairs of one kind are alike, so what a resample holds of each kind is all there is to draw.
+    draws = np.random.default_rng(seed).multinomial(questions, kinds / questions, size=RESAMPLES).T.astype(np.float64)
+    right, base_right = draws[0] + draws[2], draws[0] + draws[1]
+    ratios = np.divide(right, base_right, out=np.full(RESAMPLES, np.inf), where=base_right > 0)
+    with np.errstate(invalid="ignore"):  # numpy interpolates between two infinite ratios as it does between others
+        interval = _interval((both + gained) / (both + lost), ratios)
+    return interval if np.isfinite(interval.high) else None
+
+
+def mcnemar(correct: ArrayLike, base_correct: ArrayLike) -> McNemar:
+    """McNemar's test (1947) of two runs over the same questions, exact and two-sided.
+
+    Were neither run better, a question that changed would have been lost or gained by the toss of a coin: ``p`` is
+    ``min(1, 2 P(X <= min(lost, gained)))`` with ``X ~ Binomial(lost + gained, 1/2)``, in whole numbers.
+
+    Raises:
+        NotComparable: the numbers of questions differ.
+    """
+    _, lost, gained = _pairs(correct, base_correct)
+    changed = lost + gained
+    tail, ways = 0, 1
+    for fewer in range(min(lost, gained) + 1):
+        tail += ways
+        ways = ways * (changed - fewer) // (fewer + 1)
+    return McNemar(lost=lost, gained=gained, p=min(1.0, 2 * tail / 2**changed))
+
+
+def _pairs(correct: ArrayLike, base_correct: ArrayLike) -> tuple[int, int, int]:
+    """How many questions are right in both runs, in the baseline only, and in the other only."""
+    right, base = np.asarray(correct, bool), np.asarray(base_correct, bool)
+    if right.shape != base.shape:
+        raise NotComparable(f"accuracy: {len(right)} questions and {len(base)} are not the same ones; answer the same")
+    return int((right & base).sum()), int((base & ~right).sum()), int((right & ~base).sum())
 
 
 def median_ratio(values: ArrayLike, base_values: ArrayLike, *, seed: int = 0) -> Interval:

@@ -7,7 +7,7 @@ import inspect
 import logging
 import math
 from collections.abc import Mapping
-from copy import copy
+from copy import copy, deepcopy
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -106,6 +106,7 @@ class TorchDecoder:
     """A decoder over transformers' own cache; see :class:`qexport.decoding.Decoder`."""
 
     side: Side = "left"
+    forks = True
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
@@ -116,6 +117,34 @@ class TorchDecoder:
 
     def begin(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.int64]:
         """See :meth:`qexport.decoding.Decoder.begin`."""
+        logits = self._prefill(input_ids, attention_mask)
+        return _chosen(logits[range(len(logits)), last_real(attention_mask).tolist()])
+
+    def step(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :meth:`qexport.decoding.Decoder.step`."""
+        return _chosen(self._advance(tokens))
+
+    def prefill(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        """See :meth:`qexport.decoding.Decoder.prefill`."""
+        return _on_host(self._prefill(input_ids, attention_mask))
+
+    def advance(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """See :meth:`qexport.decoding.Decoder.advance`."""
+        return _on_host(self._advance(tokens))
+
+    def fork(self, rows: NDArray[np.intp], *, steps: int) -> TorchDecoder:
+        """See :meth:`qexport.decoding.Decoder.fork`."""
+        import torch
+
+        del steps
+        other = TorchDecoder(self._model)
+        chosen = torch.from_numpy(rows).to(self._model.device)
+        other._past = deepcopy(self._past)
+        other._past.batch_select_indices(chosen)
+        other._mask, other._positions = self._mask[chosen], self._positions[chosen]
+        return other
+
+    def _prefill(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> torch.Tensor:
         import torch
 
         device = self._model.device
@@ -123,18 +152,15 @@ class TorchDecoder:
         self._mask = torch.from_numpy(attention_mask).to(device)
         where = torch.from_numpy(positions(attention_mask)).to(device)
         self._positions = where.max(dim=1, keepdim=True).values
-        logits = self._run(torch.from_numpy(input_ids).to(device), where)
-        last = torch.from_numpy(last_real(attention_mask)).to(device)
-        return _chosen(logits[torch.arange(len(last), device=device), last])
+        return self._run(torch.from_numpy(input_ids).to(device), where)
 
-    def step(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """See :meth:`qexport.decoding.Decoder.step`."""
+    def _advance(self, tokens: NDArray[np.int64]) -> torch.Tensor:
         import torch
 
         self._mask = torch.cat([self._mask, self._mask.new_ones((len(tokens), 1))], dim=1)
         self._positions = self._positions + 1
         ids = torch.from_numpy(tokens[:, None]).to(self._model.device)
-        return _chosen(self._run(ids, self._positions)[:, 0])
+        return self._run(ids, self._positions)[:, 0]
 
     def _run(self, ids: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
         import torch
@@ -153,6 +179,11 @@ def _chosen(logits: torch.Tensor) -> NDArray[np.int64]:
     """The token of most likelihood of each row, on the host: so a step ends when it is known."""
     tokens: NDArray[np.int64] = logits.argmax(dim=-1).cpu().numpy()
     return tokens
+
+
+def _on_host(logits: torch.Tensor) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = logits.float().cpu().numpy()
+    return values
 
 
 def torch_warm_up(folder: Path, provider: Provider) -> None:
@@ -275,8 +306,7 @@ def torch_logits(model: PreTrainedModel, input_ids: NDArray[np.int64]) -> NDArra
 
     with torch.no_grad():
         logits = model(input_ids=torch.from_numpy(input_ids).to(model.device), use_cache=False).logits
-    result: NDArray[np.float32] = logits.float().cpu().numpy()
-    return result
+    return _on_host(logits)
 
 
 def linear_modules(config: PretrainedConfig) -> set[str]:

@@ -12,6 +12,7 @@ import pytest
 
 from qexport import __version__, measure, stats
 from qexport.catalogue import CATALOGUE
+from qexport.child import environment
 from qexport.errors import ContractError, InputError, NotComparable
 from qexport.inputs.text import TokenSet
 from qexport.measure import PROBES, AnswerKey, Job, Probe, holds_words, measure_rounds, merge_rounds
@@ -121,11 +122,11 @@ def test_the_onnx_child_imports_neither_torch_nor_transformers(uniform, tmp_path
         answer=tmp_path / "answer.json",
     )
     np.savez(question.sequences, *WINDOWS.sequences)
-    environment = measure._environment(1)
-    environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"
+    variables = environment(1)
+    variables["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{variables['PYTHONPATH']}"
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "qexport.measure"],
-        env=environment,
+        env=variables,
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -144,7 +145,7 @@ def test_the_onnx_child_imports_neither_torch_nor_transformers(uniform, tmp_path
 
 def test_every_metric_is_measured_by_one_probe():
     metrics = [metric for probe in PROBES.values() for metric in probe.metrics]
-    assert sorted(metrics) == sorted(CATALOGUE)
+    assert sorted(metrics) == sorted(name for name, metric in CATALOGUE.items() if not metric.task)
 
 
 def test_generation_gives_figures_of_every_kind(fp32):
@@ -253,17 +254,15 @@ def test_unlike_rounds_are_not_merged(uniform):
 
 # What can go wrong
 
-_environment = measure._environment
-
 
 def children(threads: int, code: str) -> dict[str, str]:
     """Make the child run ``code`` first: PYTHONPATH reaches a sitecustomize."""
-    environment = _environment(threads)
+    variables = environment(threads)
     folder = os.environ["QEXPORT_TEST_SITE"]
     with open(f"{folder}/sitecustomize.py", "w") as handle:  # noqa: PTH123
         handle.write(f"import os, signal, sys, time\nif sys.argv[:1] == ['-m']:\n    {code}\n")
-    environment["PYTHONPATH"] = f"{folder}{os.pathsep}{environment['PYTHONPATH']}"
-    return environment
+    variables["PYTHONPATH"] = f"{folder}{os.pathsep}{variables['PYTHONPATH']}"
+    return variables
 
 
 @pytest.fixture(autouse=True)
@@ -289,7 +288,7 @@ def test_a_provider_that_is_not_there_is_an_error_for_the_whole_run(uniform):
 
 def test_what_cannot_run_here_is_skipped_with_its_reason(uniform, monkeypatch):
     hidden = "sys.modules['onnxruntime'] = None"
-    monkeypatch.setattr(measure, "_environment", lambda threads: children(threads, hidden))
+    monkeypatch.setattr("qexport.child.environment", lambda threads: children(threads, hidden))
     record = measured(uniform, "perplexity")["perplexity"]
     assert record.skipped is not None
     assert record.skipped.startswith("onnxruntime cannot be imported")
@@ -306,14 +305,14 @@ def test_what_cannot_run_here_is_skipped_with_its_reason(uniform, monkeypatch):
     ],
 )
 def test_a_child_that_dies_is_skipped_and_the_next_one_runs(uniform, monkeypatch, code, reason):
-    monkeypatch.setattr(measure, "_environment", lambda threads: children(threads, code))
+    monkeypatch.setattr("qexport.child.environment", lambda threads: children(threads, code))
     assert measured(uniform, "perplexity")["perplexity"].skipped == reason
     monkeypatch.undo()
     assert measured(uniform, "perplexity")["perplexity"].skipped is None
 
 
 def test_a_child_that_never_answers_is_stopped(uniform, monkeypatch):
-    monkeypatch.setattr(measure, "_environment", lambda threads: children(threads, "time.sleep(600)"))
+    monkeypatch.setattr("qexport.child.environment", lambda threads: children(threads, "time.sleep(600)"))
     start = time.perf_counter()
     assert measured(uniform, "perplexity", timeout_s=1.0)["perplexity"].skipped == "no answer within 1 s"
     assert time.perf_counter() - start < 20
@@ -321,7 +320,7 @@ def test_a_child_that_never_answers_is_stopped(uniform, monkeypatch):
 
 def test_noise_on_both_streams_does_not_reach_the_answer(uniform, monkeypatch, capfd):
     noise = "print('{\"columns\": []}' * 20000); print('noise', file=sys.stderr)"
-    monkeypatch.setattr(measure, "_environment", lambda threads: children(threads, noise))
+    monkeypatch.setattr("qexport.child.environment", lambda threads: children(threads, noise))
     assert measured(uniform, "perplexity")["perplexity"].skipped is None
     assert capfd.readouterr() == ("", "")
 

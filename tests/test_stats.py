@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qexport import stats
+from qexport.errors import NotComparable
 
 NLL = st.floats(0.01, 500.0)
 TOKENS = st.integers(1, 100)
@@ -138,3 +140,90 @@ def test_one_window_that_lost_a_hundredth_of_a_nat_shows(run):
     worse = nll.copy()
     worse[0] += 0.01
     assert stats.perplexity_ratio(worse, nll, tokens).value > 1.0
+
+
+def answers(*, both=0, lost=0, gained=0, neither=0):
+    """Two runs' answers to the same questions, so many of each kind: ``correct``, ``base_correct``."""
+    kinds = ((1, 1),) * both + ((0, 1),) * lost + ((1, 0),) * gained + ((0, 0),) * neither
+    return [ours for ours, _ in kinds], [base for _, base in kinds]
+
+
+def test_accuracy_by_hand():
+    assert stats.accuracy([1, 1, 0, 1]).value == 0.75
+    assert stats.accuracy([1, 1]) == stats.Interval(value=1.0, low=1.0, high=1.0)
+    assert stats.accuracy([0.0, 0.0]) == stats.Interval(value=0.0, low=0.0, high=0.0)
+    assert stats.accuracy_ratio(*answers(both=6, lost=4, gained=3, neither=7)).value == 0.9
+
+
+def test_accuracy_has_the_interval_of_a_mean():
+    ours, base = answers(both=200, lost=30, gained=10, neither=160)
+    accuracy, mean = stats.accuracy(ours), stats.mean(ours)
+    assert (accuracy.low, accuracy.high) == pytest.approx((mean.low, mean.high), abs=0.005)
+    assert 0.09 < accuracy.high - accuracy.low < 0.11  # 2 * 1.96 * sqrt(0.525 * 0.475 / 400)
+    ratio, of_means = stats.accuracy_ratio(ours, base), stats.mean_ratio(ours, base)
+    assert ratio.value == pytest.approx(of_means.value)
+    assert (ratio.low, ratio.high) == pytest.approx((of_means.low, of_means.high), abs=0.005)
+
+
+@quick
+@given(st.integers(0, 50), st.integers(0, 50))
+def test_accuracy_against_itself_is_exactly_one_where_there_is_a_ratio(right, wrong):
+    correct = [1] * right + [0] * wrong
+    if not correct:
+        return
+    ratio = stats.accuracy_ratio(correct, correct)
+    assert ratio == stats.Interval(value=1.0, low=1.0, high=1.0) or (ratio is None and right < 5)
+
+
+@pytest.mark.parametrize("ours", [0, 1], ids=["wrong", "right"])
+def test_there_is_no_ratio_to_nothing(ours):
+    assert stats.accuracy_ratio([ours] * 20, [0] * 20) is None
+    # 0.95 ** 20: a third of the resamples have no right answer of the baseline.
+    assert stats.accuracy_ratio([ours] * 20, [1] + [0] * 19) is None
+
+
+def test_a_few_resamples_without_a_right_answer_leave_the_ratio():
+    ours, base = answers(lost=5, gained=10, neither=385)
+    draws = np.random.default_rng(0).multinomial(400, [5 / 400, 395 / 400], size=stats.RESAMPLES)
+    assert (draws[:, 0] == 0).any()  # exp(-5) of them
+    ratio = stats.accuracy_ratio(ours, base)
+    assert ratio.value == 2.0
+    assert 0 < ratio.low < 2.0 < ratio.high < math.inf
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "p"),
+    [
+        (10, 2, 2 * (1 + 12 + 66) / 4096),
+        (2, 10, 2 * (1 + 12 + 66) / 4096),
+        (5, 0, 2 / 32),
+        (3, 1, 2 * (1 + 4) / 16),
+        (1, 0, 1.0),
+        (4, 4, 1.0),
+        (0, 0, 1.0),
+    ],
+)
+def test_mcnemar_by_hand(lost, gained, p):
+    found = stats.mcnemar(*answers(both=7, lost=lost, gained=gained, neither=5))
+    assert found == stats.McNemar(lost=lost, gained=gained, p=p)
+
+
+@quick
+@given(st.integers(0, 6), st.integers(0, 6), st.integers(0, 9))
+def test_mcnemar_counts_the_splits_at_least_as_uneven(lost, gained, alike):
+    tosses = list(product((-1, 1), repeat=lost + gained))
+    uneven = sum(abs(sum(toss)) >= abs(lost - gained) for toss in tosses)
+    assert stats.mcnemar(*answers(both=alike, lost=lost, gained=gained)).p == pytest.approx(uneven / len(tosses))
+
+
+def test_mcnemar_holds_for_thousands_of_pairs():
+    z = (2600 - 2400 - 1) / math.sqrt(5000)  # the normal distribution, with the correction for whole numbers
+    assert stats.mcnemar(*answers(lost=2600, gained=2400)).p == pytest.approx(math.erfc(z / math.sqrt(2)), rel=0.005)
+    assert stats.mcnemar(*answers(lost=7000, both=7000)).p == 0.0  # 2 ** -6999, less than any float
+    assert stats.mcnemar(*answers(lost=7000, gained=7000)).p == 1.0
+
+
+@pytest.mark.parametrize("compare", [stats.mcnemar, stats.accuracy_ratio])
+def test_other_questions_are_not_compared(compare):
+    with pytest.raises(NotComparable, match="3 questions and 1 are not the same ones"):
+        compare([1, 0, 1], [1])

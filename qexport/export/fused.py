@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from qexport.errors import UnsupportedHere
 from qexport.export.operators import attention_set, substituted
-from qexport.export.quiet import quiet
 from qexport.export.scopes import WRAPPER
 from qexport.export.signature import BATCH, PAST, SEQUENCE, Signature
+from qexport.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qexport.errors import UnsupportedHere
-from qexport.export.quiet import quiet
 from qexport.export.signature import optimum_config
+from qexport.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -24,6 +24,7 @@ from qexport.inputs.figures import Figure, parse_figures
 from qexport.record import Published
 
 Positive = Annotated[int, Field(gt=0)]
+Limit = Annotated[float, Field(gt=0)]
 Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
@@ -89,6 +90,29 @@ class SessionPlan(_Value):
     chat: bool = False
 
 
+class Tasks(_Value):
+    """How the tasks among the metrics are asked, in lm-eval's words and with its defaults."""
+
+    data: Path | None = None
+    """Folder of local files; None takes the questions from the hub."""
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    """Examples ahead of each question; None takes each task's own number."""
+    limit: Limit | dict[str, Limit] | None = None
+    """Questions of each task, or of each that is named; below one, the part of them. MMLU's subjects have so many each."""
+    apply_chat_template: bool = False
+    fewshot_as_multiturn: bool = True
+    """With a chat template: each example is a turn of the conversation."""
+    system_instruction: str | None = None
+    gen_kwargs: dict[str, bool | int | float | str | list[str]] = {}
+    """Instead of a task's own: ``{ max_gen_toks = 128 }``."""
+    seed: int = 1234
+    """Of the choice of examples."""
+
+    def limit_of(self, task: str) -> float | None:
+        """The limit that holds for a task."""
+        return self.limit.get(task) if isinstance(self.limit, dict) else self.limit
+
+
 class Architecture(BaseModel):
     """The real model's shapes, for a stand-in with random weights where the model is out of reach."""
 
@@ -117,6 +141,7 @@ class Experiment(_Value):
     generation: Generation = Generation()
     session: SessionPlan | None = None
     """None asks the first of the prompts."""
+    tasks: Tasks = Tasks()
     architecture: Architecture | None = None
     window: Annotated[int, Field(ge=3)] = 512
     """Most tokens of a window, BOS included; cut to the model's context."""
@@ -236,12 +261,14 @@ def _resolved(experiment: Experiment, folder: Path) -> Experiment:
     if experiment.generation.prompts is not None:
         prompts = folder / experiment.generation.prompts
         update["generation"] = experiment.generation.model_copy(update={"prompts": prompts})
+    if experiment.tasks.data is not None:
+        update["tasks"] = experiment.tasks.model_copy(update={"data": folder / experiment.tasks.data})
     if model.is_dir():
         update["model"] = str(model.resolve())
     return experiment.model_copy(update=update)
 
 
-_KINDS = (Experiment, Row, PublishedSource, TextPaths, Generation, SessionPlan, Architecture)
+_KINDS = (Experiment, Row, PublishedSource, TextPaths, Generation, SessionPlan, Tasks, Architecture)
 _KEYS = {name for kind in _KINDS for name in kind.model_fields}
 
 

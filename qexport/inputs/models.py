@@ -300,10 +300,10 @@ def _one_line(error: BaseException) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def stop_ids(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def stop_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The tokens that end an answer: the tokenizer's end of text, and those that the model's folder names for generation."""
     ids = {tokenizer.eos_token_id}
-    path = source.path / "generation_config.json"
+    path = folder / "generation_config.json"
     named = _read_json(path).get("eos_token_id") if path.is_file() else None
     ids |= set(named) if isinstance(named, list) else {named}
     return tuple(sorted(token for token in ids if isinstance(token, int)))

@@ -8,7 +8,7 @@ from typing import Any
 
 from qexport.catalogue import Group
 from qexport.report import words
-from qexport.report.figures import Answer, Estimate, Figure, Latency, Repeated, Size, plain, plain_ratio
+from qexport.report.figures import Accuracy, Answer, Estimate, Figure, Latency, Repeated, Size, plain, plain_ratio
 from qexport.report.palette import NARROW, Spec, gutter_width, hues, row_axis, row_datum, tooltip, wrapped
 from qexport.report.table import Column, Row, Table
 from qexport.stats import Interval
@@ -69,6 +69,9 @@ def _datum(row: Row, column: Column) -> dict[str, Any]:
         case Repeated(low=low, high=high) | Estimate(interval=Interval(low=low, high=high)):
             drawn |= {"low": low / column.per_unit, "high": high / column.per_unit}
             spread = f"{words.significant(drawn['low'])} to {words.significant(drawn['high'])}"
+        case Accuracy(interval=Interval(low=low, high=high)):
+            drawn |= {"low": low, "high": high}
+            spread = f"{words.accuracy(low)} to {words.accuracy(high)}"
         case _:
             spread = ""
     drawn["told"] = ""
@@ -86,6 +89,8 @@ def _figure(figure: Figure, value: float) -> str:
     match figure:
         case Answer(right=right, rounds=rounds):
             return f"{right} of {rounds}"
+        case Accuracy():
+            return words.accuracy(value)
         case Size() | Latency() | Repeated() | Estimate():
             return words.significant(value)
         case _:
@@ -108,7 +113,7 @@ def _panel(column: Column, labels: Sequence[str], inner: int, *, names: bool, pu
             },
         }
     ]
-    if column.form in {"rounds", "corpus", "sentences"}:
+    if column.form in {"rounds", "corpus", "sentences", "accuracy"}:
         layers += [
             {
                 "mark": {"type": "rule", "color": colour, "strokeWidth": breadth},

@@ -42,7 +42,7 @@ def _values(table: Table, column: Column) -> list[dict[str, Any]]:
         base = None if run.baseline is None else run.baseline.cells[column.metric].published
         if base is None or run.baseline is None or base.value <= 0:
             continue
-        if run.stand_in and column.group == "quality":
+        if run.stand_in and column.group in {"quality", "tasks"}:
             continue
         values += [
             datum
@@ -58,11 +58,12 @@ def _datum(row: Row, column: Column, base: float, *, is_base: bool) -> dict[str,
     if cell.published is None or value is None or ratio is None or not math.isfinite(ratio):
         return None
     digits = words.ratio_digits(column)
+    shown = words.accuracy if column.form == "accuracy" else words.significant
     told = cell.published.value / base
     return row_datum(row) | {
         "ratio": ratio,
         "published": told,
-        "size": f"{words.significant(value / column.per_unit)} {column.unit}".strip(),
+        "size": f"{shown(value / column.per_unit)} {column.unit}".strip(),
         "told": words.published_with_unit(cell.published, column),
         "measured_ratio": f"{words.ratio_value(ratio, digits)}×",
         "published_ratio": f"{words.ratio_value(told, digits)}×",

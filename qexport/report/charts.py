@@ -93,6 +93,15 @@ CHARTS = (
         spec=partial(bars, group="quality"),
     ),
     Chart(
+        name="tasks",
+        title="Tasks",
+        caption=(
+            "The part of each task's questions answered rightly. Lines are 95 % intervals of each figure alone; the paired "
+            f"ratio and p tell rows apart. {_BARS}"
+        ),
+        spec=partial(bars, group="tasks"),
+    ),
+    Chart(
         name="session",
         title="A whole session",
         caption=(

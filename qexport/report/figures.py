@@ -14,7 +14,7 @@ from qexport import stats
 from qexport.catalogue import CATALOGUE, Form
 from qexport.errors import InputError, NotComparable
 from qexport.record import Measurement
-from qexport.stats import Interval
+from qexport.stats import Interval, McNemar
 
 UNSTABLE = 0.10
 """Rounds whose medians spread by more than this part of their median make a figure unstable."""
@@ -81,6 +81,17 @@ class Estimate:
     ratio: Interval | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """The part of a task's questions answered rightly with its 95 % bootstrap interval, and what changed against the baseline."""
+
+    interval: Interval
+    questions: int
+    ratio: Interval | None
+    """Paired, over the same questions; None also where the baseline has none right."""
+    mcnemar: McNemar | None
+
+
 @dataclass(frozen=True)
 class Skipped:
     """The metric was asked for and could not be had."""
@@ -93,7 +104,7 @@ class NotMeasured:
     """No record at all."""
 
 
-Figure = Size | Latency | Repeated | Count | Answer | Estimate | Skipped | NotMeasured
+Figure = Size | Latency | Repeated | Count | Answer | Estimate | Accuracy | Skipped | NotMeasured
 
 
 def derive(record: Measurement | None, reference: Measurement | None) -> Figure:
@@ -115,7 +126,7 @@ def plain(figure: Figure) -> float | None:
     match figure:
         case Size(value=value) | Repeated(value=value) | Count(value=value) | Latency(p50=value):
             return value
-        case Estimate(interval=interval):
+        case Estimate(interval=interval) | Accuracy(interval=interval):
             return interval.value
         case Answer(right=right):
             return float(right)
@@ -130,7 +141,7 @@ def plain_ratio(figure: Figure) -> float | None:
             return ratio
         case Latency(ratio=Interval() as interval) | Repeated(ratio=Interval() as interval):
             return interval.value
-        case Estimate(ratio=Interval() as interval):
+        case Estimate(ratio=Interval() as interval) | Accuracy(ratio=Interval() as interval):
             return interval.value
         case _:
             return None
@@ -241,6 +252,19 @@ def _sentences(record: Measurement, reference: Measurement | None) -> Estimate:
     )
 
 
+def _accuracy(record: Measurement, reference: Measurement | None) -> Accuracy:
+    correct = _column(record, "correct")
+    base = None if reference is None else _column(reference, "correct")
+    if reference is not None and base is not None and len(base) != len(correct):
+        raise _unlike_sequences(record, reference, "questions")
+    return Accuracy(
+        interval=stats.accuracy(correct),
+        questions=len(correct),
+        ratio=None if base is None else stats.accuracy_ratio(correct, base),
+        mcnemar=None if base is None else stats.mcnemar(correct, base),
+    )
+
+
 _Samples = NDArray[np.float64]
 
 
@@ -261,6 +285,7 @@ _FIGURE: Mapping[Form, Callable[[Measurement, Measurement | None], Figure]] = {
     "answer": _answer,
     "corpus": _corpus,
     "sentences": _sentences,
+    "accuracy": _accuracy,
 }
 
 
@@ -271,8 +296,8 @@ def _column(record: Measurement, name: str) -> tuple[float, ...]:
     return tuple(sample[index] for sample in record.samples)
 
 
-def _unlike_sequences(record: Measurement, reference: Measurement) -> NotComparable:
+def _unlike_sequences(record: Measurement, reference: Measurement, what: str = "sequences") -> NotComparable:
     return NotComparable(
-        f"{record.metric}: {record.row} and {reference.row} were not measured on the same sequences; "
+        f"{record.metric}: {record.row} and {reference.row} were not measured on the same {what}; "
         "measure the rows in one run"
     )

@@ -17,6 +17,7 @@ from importlib import resources
 from qexport.report import words
 from qexport.report.charts import VEGA_LITE, Chart
 from qexport.report.figures import (
+    Accuracy,
     Answer,
     Count,
     Estimate,
@@ -29,7 +30,7 @@ from qexport.report.figures import (
 )
 from qexport.report.palette import DARK, LIGHT, complete, hues
 from qexport.report.table import Cell, Column, Row, Table, gaps
-from qexport.stats import Interval
+from qexport.stats import Interval, McNemar
 
 LAYOUT_WIDTHS = (330, 660, 1100)
 """Widths, in pixels, that charts are laid out for; the page takes the widest that fits."""
@@ -48,7 +49,7 @@ def page(table: Table, *, title: str, charts: Sequence[Chart]) -> str:
         (
             _header(table, title),
             *_runs(table),
-            _section("table", "Results", _filter(table) + _grids(table) + _warnings(table) + _missing(table)),
+            _section("table", "Results", _filter(table) + _grids(table) + _below(table)),
             *(_figure(chart) for chart in charts),
             *(_section(name, heading, _pairs(pairs)) for name, heading, pairs in _further(table) if pairs),
             "<footer>All samples are in <code>records.jsonl</code> beside this page.</footer>",
@@ -112,6 +113,18 @@ def _runs(table: Table) -> Iterable[str]:
 def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
     items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in pairs)
     return f"<dl>{items}</dl>"
+
+
+def _below(table: Table) -> str:
+    return _task_notes(table) + _warnings(table) + _missing(table)
+
+
+def _task_notes(table: Table) -> str:
+    lines = words.task_notes(table)
+    if not lines:
+        return ""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'\n<h3>How tasks were scored</h3>\n<ul class="missing">{items}</ul>'
 
 
 def _warnings(table: Table) -> str:
@@ -194,7 +207,9 @@ class _Extent:
     def __init__(self, table: Table, column: Column) -> None:
         figures = [row.figure(column.metric) for row in table.rows]
         self.most = max((v for figure in figures if (v := plain(figure)) is not None and math.isfinite(v)), default=0.0)
-        ratios = [f.ratio for f in figures if isinstance(f, Estimate) and f.ratio is not None and _finite(f.ratio)]
+        ratios = [
+            f.ratio for f in figures if isinstance(f, Estimate | Accuracy) and f.ratio is not None and _finite(f.ratio)
+        ]
         low, high = min([1.0, *(r.low for r in ratios)]), max([1.0, *(r.high for r in ratios)])
         pad = max((high - low) * 0.06, 1e-6)
         self.low, self.high = low - pad, high + pad
@@ -254,6 +269,11 @@ def _content(column: Column, cell: Cell, extent: _Extent) -> str:
             spread = f"{words.significant(interval.low)} to {words.significant(interval.high)}"
             drawn = _whisker(ratio, extent) if ratio is not None else ""
             content = _value(words.significant(interval.value), spread) + drawn + _against(ratio, column)
+        case Accuracy(interval=interval, ratio=ratio, mcnemar=mcnemar):
+            spread = f"{words.accuracy(interval.low)} to {words.accuracy(interval.high)}"
+            drawn = _whisker(ratio, extent) if ratio is not None else ""
+            shown = _value(words.accuracy(interval.value), spread)
+            content = shown + drawn + _against(ratio, column) + _test(mcnemar)
         case Skipped(reason=reason):
             content = f'<span class="absent" title="{escape(reason)}">{words.SKIPPED}</span>'
         case NotMeasured():
@@ -276,6 +296,10 @@ def _note(text: str) -> str:
 
 def _verdict(ratio: Interval) -> str:
     return '<span class="note">no measurable difference</span>' if words.no_difference(ratio) else ""
+
+
+def _test(mcnemar: McNemar | None) -> str:
+    return "" if mcnemar is None else _note(escape(words.changed(mcnemar)))
 
 
 def _bar(value: float, extent: _Extent) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from qexport.report import words
 from qexport.report.charts import Chart
-from qexport.report.figures import Answer, Count, Estimate, Latency, NotMeasured, Repeated, Size, Skipped
+from qexport.report.figures import Accuracy, Answer, Count, Estimate, Latency, NotMeasured, Repeated, Size, Skipped
 from qexport.report.table import Cell, Column, Row, Table, gaps
+from qexport.stats import McNemar
 
 TRANSPOSED_COLUMNS = 8
 """A group with more columns than this, and than rows, is shown with metrics down and rows across."""
@@ -34,6 +35,8 @@ def markdown(table: Table, *, title: str, charts: Sequence[Chart]) -> str:
     sections.append("## Results")
     for group, columns in table.groups:
         sections += [f"### {group.capitalize()}", _grid(table, columns)]
+    if notes := words.task_notes(table):
+        sections += ["## How tasks were scored", _list(map(_text, notes))]
     if unstable := words.warnings(table):
         sections += ["## Warnings", words.UNSTABLE, _list(map(_text, unstable))]
     if missing := gaps(table):
@@ -82,7 +85,7 @@ def _grid(table: Table, columns: Sequence[Column]) -> str:
 
 def _of(row: Row, column: Column) -> str:
     cell = row.cells[column.metric]
-    parts = [_value(column, cell), _ratio(column, cell), words.unstable_note(cell.figure)]
+    parts = [_value(column, cell), _ratio(column, cell), _test(cell), words.unstable_note(cell.figure)]
     if cell.published is not None:
         parts.append(f"*published {words.published(cell.published, column)}*")
     return "<br>".join(part for part in parts if part)
@@ -105,6 +108,9 @@ def _value(column: Column, cell: Cell) -> str:
         case Estimate(interval=interval):
             shown, least, most = map(words.significant, (interval.value, interval.low, interval.high))
             text = f"{shown} ({least} to {most})"
+        case Accuracy(interval=interval):
+            shown, least, most = map(words.accuracy, (interval.value, interval.low, interval.high))
+            text = f"{shown} ({least} to {most})"
         case Skipped():
             text = words.SKIPPED
         case NotMeasured():
@@ -116,7 +122,15 @@ def _ratio(column: Column, cell: Cell) -> str:
     match cell.figure:
         case Size(ratio=float() as ratio):
             return f"{words.ratio_value(ratio, words.ratio_digits(column))}×"
-        case (Latency() | Repeated() | Estimate()) as figure if figure.ratio is not None:
+        case (Latency() | Repeated() | Estimate() | Accuracy()) as figure if figure.ratio is not None:
             return words.ratio_with_interval(figure.ratio, column)
+        case _:
+            return ""
+
+
+def _test(cell: Cell) -> str:
+    match cell.figure:
+        case Accuracy(mcnemar=McNemar() as mcnemar):
+            return _text(words.changed(mcnemar))
         case _:
             return ""

@@ -1,4 +1,4 @@
-"""The table on a terminal: at 80 columns what decides, on wider ones everything."""
+"""The table on a terminal: at 80 columns what decides and the tasks, on wider ones everything."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from qexport.report import words
 from qexport.report.figures import (
+    Accuracy,
     Answer,
     Count,
     Estimate,
@@ -24,6 +25,7 @@ from qexport.report.figures import (
 )
 from qexport.report.markdown import transposed
 from qexport.report.table import COLUMN, Cell, Column, Row, Table, gaps
+from qexport.stats import McNemar
 
 WIDE = 120
 """From this width on all columns are shown."""
@@ -35,7 +37,8 @@ _GAP = 3
 def render(table: Table, *, width: int) -> RenderableType:
     """The table, then what it was measured on, what is unstable, and what was not measured.
 
-    A row takes a line for its figures, a dimmed one for their ratios to the baseline, and one for published figures.
+    A row takes a line for its figures, and dimmed ones for their ratios to the baseline, for McNemar's test where there are
+    accuracies, and for published figures.
 
     Args:
         table: see :func:`qexport.report.table.build_table`.
@@ -45,11 +48,12 @@ def render(table: Table, *, width: int) -> RenderableType:
     if width < WIDE:
         columns = _deciding(table, width)
         parts += _grids(_across(table, columns), width)
+        shown = {"tasks"}
     else:
-        columns = table.columns
-        for group, own in table.groups:
-            parts.append(Text(group.capitalize(), "bold"))
-            parts += _grids(_down(table, own) if transposed(table, own) else _across(table, own), width)
+        columns, shown = table.columns, {group for group, _ in table.groups}
+    for group, own in ((group, own) for group, own in table.groups if group in shown):
+        parts.append(Text(group.capitalize(), "bold"))
+        parts += _grids(_down(table, own) if transposed(table, own) else _across(table, own), width)
     parts += (Text(line, _QUIET) for line in _footer(table, columns))
     return Group(*parts)
 
@@ -84,6 +88,12 @@ _HEADINGS = {
     "batch_tokens_per_s": "Batch,\ntokens/s",
     "perplexity": "Perplexity",
     "sentence_perplexity": "Sentence\nperplexity",
+    "arc_easy_acc_norm": "ARC-Easy,\nnormalized",
+    "arc_challenge_acc_norm": "ARC-Challenge,\nnormalized",
+    "hellaswag_acc_norm": "HellaSwag,\nnormalized",
+    "piqa_acc_norm": "PIQA,\nnormalized",
+    "gsm8k_strict": "GSM8K,\nstrict",
+    "gsm8k_flexible": "GSM8K,\nflexible",
 }
 
 _Line = tuple[str, bool]
@@ -118,7 +128,11 @@ def _down(table: Table, columns: Sequence[Column]) -> list[_Strip]:
         for column in columns:
             cell = row.cells[column.metric]
             lines.append((_value(column, cell), True))
-            beside = {"  ratio": _ratio(column, cell), "  published": _published(row.cells, column, columns)}
+            beside = {
+                "  ratio": _ratio(column, cell),
+                "  McNemar": _test(cell),
+                "  published": _published(row.cells, column, columns),
+            }
             lines.extend((beside[kind], False) for kind in kinds[column.metric])
         strips.append((row.label.replace(" (", "\n(").replace(" · ", "\n· "), lines))
     return strips
@@ -127,8 +141,12 @@ def _down(table: Table, columns: Sequence[Column]) -> list[_Strip]:
 def _kinds(table: Table, column: Column) -> list[str]:
     """Which further lines a metric takes, for any row."""
     cells = [row.cells[column.metric] for row in table.rows]
-    ratio = ["  ratio"] if any(_ratio(column, cell) for cell in cells) else []
-    return [*ratio, "  published"] if any(cell.published for cell in cells) else ratio
+    found = {
+        "  ratio": any(_ratio(column, cell) for cell in cells),
+        "  McNemar": any(map(_test, cells)),
+        "  published": any(cell.published for cell in cells),
+    }
+    return [kind for kind, there in found.items() if there]
 
 
 def _lines(row: Row, columns: Sequence[Column], base: str) -> Iterator[tuple[str, bool, list[str]]]:
@@ -138,6 +156,9 @@ def _lines(row: Row, columns: Sequence[Column], base: str) -> Iterator[tuple[str
     ratios = [_ratio(*cell) for cell in cells]
     if any(ratios):
         yield f"  ratio to {base}", False, ratios
+    tests = [_test(cell) for _, cell in cells]
+    if any(tests):
+        yield "  McNemar", False, tests
     beside = [_published(row.cells, column, columns) for column in columns]
     if any(beside):
         yield "  published", False, beside
@@ -187,6 +208,8 @@ def _value(column: Column, cell: Cell) -> str:
             text = f"{right} of {rounds}"
         case Estimate(interval=interval):
             text = f"{words.significant(interval.value)} ±{words.significant(words.plus_minus(interval), 2)}"
+        case Accuracy(interval=interval):
+            text = f"{words.accuracy(interval.value)} ±{words.accuracy(words.plus_minus(interval))}"
         case Skipped():
             text = words.SKIPPED
         case NotMeasured():
@@ -199,10 +222,18 @@ def _ratio(column: Column, cell: Cell) -> str:
     match cell.figure:
         case Size(ratio=float() as ratio):
             return words.ratio_value(ratio, decimals)
-        case (Latency() | Repeated() | Estimate()) as figure if figure.ratio is not None:
+        case (Latency() | Repeated() | Estimate() | Accuracy()) as figure if figure.ratio is not None:
             side = words.plus_minus(figure.ratio)
             value = words.ratio_value(figure.ratio.value, decimals)
             return f"{value} ±{words.ratio_value(side, decimals)}" if side else value
+        case _:
+            return ""
+
+
+def _test(cell: Cell) -> str:
+    match cell.figure:
+        case Accuracy(mcnemar=McNemar() as mcnemar):
+            return f"p {words.chance(mcnemar)}"
         case _:
             return ""
 
@@ -224,12 +255,16 @@ def _footer(table: Table, columns: Sequence[Column]) -> Iterator[str]:
         yield words.differences(table)
     else:
         yield words.machine(table)
+    if any(column.form == "accuracy" for column in table.columns):
+        yield "p: McNemar's test of the questions that changed against the baseline; see p in the report."
     yield "MB are 10⁶ bytes. ± is the wider side of a 95 % interval, or of the range over rounds; ratios are paired."
     shown = {column.metric for column in columns}
     if "sentence_perplexity" not in shown and any(row.cells["sentence_perplexity"].published for row in table.rows):
         yield "* published as a mean over sentences; see sentence perplexity in the report."
     if table.sources:
         yield f"Published: {'; '.join(table.sources)}"
+    if notes := words.task_notes(table):
+        yield from ("", "How tasks were scored", *(f"  {note}" for note in notes))
     if lines := words.warnings(table):
         yield from ("", "Warnings", "~ " + words.UNSTABLE, *(f"  {line}" for line in lines))
     if missing := gaps(table):

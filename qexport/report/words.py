@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from qexport.catalogue import CATALOGUE
 from qexport.record import Measurement, Published
 from qexport.report.figures import (
+    Accuracy,
     Answer,
     Estimate,
     Figure,
@@ -18,7 +20,7 @@ from qexport.report.figures import (
     unstable,
 )
 from qexport.report.table import COLUMN, MUST_AGREE, Column, Gap, Row, Run, Table
-from qexport.stats import Interval
+from qexport.stats import Interval, McNemar
 
 SKIPPED, NOT_MEASURED = "skipped", "not measured"
 
@@ -33,6 +35,25 @@ def significant(value: float, digits: int = 4) -> str:
         return "not finite"
     exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
     return f"{value:,.{max(0, digits - 1 - exponent)}f}"
+
+
+def accuracy(value: float) -> str:
+    """A part of questions with three decimals."""
+    return f"{value:.3f}"
+
+
+def chance(mcnemar: McNemar) -> str:
+    """The p of McNemar's test with two digits.
+
+    >>> chance(McNemar(lost=10, gained=2, p=0.03857421875)), chance(McNemar(lost=30, gained=2, p=2.5e-7))
+    ('0.039', '< 0.001')
+    """
+    return "< 0.001" if mcnemar.p < 0.001 else significant(mcnemar.p, 2)
+
+
+def changed(mcnemar: McNemar) -> str:
+    """McNemar's test and what it rests on: ``p 0.039 (10 lost, 2 gained)``."""
+    return f"p {chance(mcnemar)} ({mcnemar.lost:,} lost, {mcnemar.gained:,} gained)"
 
 
 def exactly(value: float) -> str:
@@ -87,12 +108,17 @@ def unstable_note(figure: Figure) -> str:
     return f"unstable: rounds differ by {figure.spread:.0%}".replace("%", " %")
 
 
+def inside(column: Column) -> str:
+    """A column's title inside a sentence; those of tasks are names."""
+    return column.title if column.group == "tasks" else column.title.lower()
+
+
 def warnings(table: Table) -> tuple[str, ...]:
     """One line for each row that has unstable figures, with the metrics and how far their rounds lie apart."""
     lines = []
     for row in table.rows:
         notes = [
-            f"{column.title.lower()} ({note.removeprefix('unstable: ')})"
+            f"{inside(column)} ({note.removeprefix('unstable: ')})"
             for column in table.columns
             if (note := unstable_note(row.figure(column.metric)))
         ]
@@ -276,7 +302,8 @@ def runs(table: Table) -> tuple[tuple[str, str], ...]:
 def _run(run: Run) -> str:
     measured = [record for record in run.records if record.skipped is None]
     conditions = [record.conditions for record in measured]
-    digests = dict.fromkeys(c.text_sha256[:8] for c in conditions if c.text_sha256)
+    fed = [record.conditions.text_sha256 for record in measured if CATALOGUE[record.metric].form != "accuracy"]
+    digests = dict.fromkeys(digest[:8] for digest in fed if digest)
     parts = (
         run.name,
         run.model,
@@ -357,6 +384,48 @@ def said(table: Table) -> tuple[tuple[str, str], ...]:
     return tuple(("all rows" if len(labels) == everyone > 1 else listed(labels), text) for text, labels in rows.items())
 
 
+def task_notes(table: Table) -> tuple[str, ...]:
+    """What must be known of how tasks were scored: on another split than the test split, or with contexts cut."""
+    splits: dict[tuple[object, str], list[str]] = {}
+    cuts = []
+    for task, facts in _task_facts(table).items():
+        for split, whom in _by_value(facts, "split"):
+            if split != "test":
+                splits.setdefault((split, whom), []).append(task)
+        for cut, whom in _by_value(facts, "truncated"):
+            if cut:
+                contexts = "1 context" if cut == 1 else f"{cut} contexts"
+                verb = "was" if cut == 1 else "were"
+                cuts.append(f"{contexts} of {task} {verb} cut from the left{whom}: longer than the model's context.")
+    scored = (
+        f"{listed(tasks)} {'was' if len(tasks) == 1 else 'were'} scored on {'its' if len(tasks) == 1 else 'their'} "
+        f"{split} split{whom}."
+        for (split, whom), tasks in splits.items()
+    )
+    return (*scored, *cuts)
+
+
+def _task_facts(table: Table) -> dict[str, dict[str, Mapping[str, object]]]:
+    """The facts of each measured task, by row."""
+    found: dict[str, dict[str, Mapping[str, object]]] = {}
+    for row in table.rows:
+        for record in table.run_of(row).records:
+            if record.row == row.name and record.skipped is None and CATALOGUE[record.metric].form == "accuracy":
+                task = CATALOGUE[record.metric].title.partition(",")[0]
+                found.setdefault(task, {})[row.label] = record.facts
+    return found
+
+
+def _by_value(facts: Mapping[str, Mapping[str, object]], name: str) -> Iterable[tuple[object, str]]:
+    """The values of a fact, each with the rows that have it: in words, and empty where all rows have the same."""
+    rows: dict[object, list[str]] = {}
+    for label, own in facts.items():
+        if name in own:
+            rows.setdefault(own[name], []).append(label)
+    for value, labels in rows.items():
+        yield value, "" if len(labels) == len(facts) else f" for {listed(labels)}"
+
+
 def rightly(answer: Answer) -> str:
     return f"right in {answer.right} of {answer.rounds}"
 
@@ -367,7 +436,7 @@ def gap_sentence(gap: Gap, table: Table) -> str:
     A row without any figure is named alone; a metric without any figure in the table likewise.
     """
     whole = {row.label for row in table.rows if not row.measured}
-    titles = [COLUMN[metric].title.lower() for metric in gap.metrics]
+    titles = [inside(COLUMN[metric]) for metric in gap.metrics]
     rows = listed(gap.rows)
     if len(gap.rows) > 1 and set(gap.rows) >= {row.label for row in table.rows} - whole:
         rows = "all rows" if len(gap.rows) == len(table.rows) else "every other row"
@@ -412,18 +481,27 @@ def text_of(table: Table, metric: str) -> str:
 
 
 def _text_of(run: Run, metric: str) -> str:
-    conditions = next((r.conditions for r in run.records if r.metric == metric and r.skipped is None), None)
-    if conditions is None:
+    record = next((r for r in run.records if r.metric == metric and r.skipped is None), None)
+    if record is None:
         return ""
+    conditions = record.conditions
     amount = next((amount for row in run.rows if (amount := _amount(row.figure(metric)))), "")
-    digest = f"token ids sha256 {conditions.text_sha256[:12]}" if conditions.text_sha256 else ""
-    return ", ".join(part for part in (conditions.text, conditions.sequence, amount, digest) if part)
+    what = "questions and prompts" if COLUMN[metric].form == "accuracy" else "token ids"
+    digest = f"{what} sha256 {conditions.text_sha256[:12]}" if conditions.text_sha256 else ""
+    asked = [form.format(record.facts[name]) for name, form in _ASKED.items() if name in record.facts]
+    return ", ".join(part for part in (conditions.text, conditions.sequence, amount, *asked, digest) if part)
+
+
+_ASKED = {"split": "{} split", "num_fewshot": "{}-shot", "task_version": "task version {}"}
+"""The facts that say how a task's questions were put, and how they read."""
 
 
 def _amount(figure: Figure) -> str:
     match figure:
         case Estimate(sequences=sequences, tokens=tokens):
             return f"{sequences:,} sequences, {tokens:,} scored tokens"
+        case Accuracy(questions=questions):
+            return f"{questions:,} questions"
         case Latency(samples=samples):
             rounds = len({number for _, _, number in samples})
             return f"{len(samples) // rounds:,} sequences, {rounds} rounds"
@@ -454,13 +532,14 @@ def _first_of_model(table: Table) -> Iterable[Run]:
 
 
 def _texts(table: Table) -> tuple[tuple[str, str], ...]:
-    """The text of every metric that was fed one; metrics with the same are named together."""
-    metrics: dict[str, list[str]] = {}
+    """The text of every metric that was fed one, and the questions of tasks; metrics with the same are named together."""
+    metrics: dict[tuple[str, str], list[str]] = {}
     for column in table.columns:
         fed = (r.conditions for r in table.records if r.metric == column.metric and r.skipped is None)
         if any(conditions.text or conditions.text_sha256 for conditions in fed):
-            metrics.setdefault(text_of(table, column.metric), []).append(column.title.lower())
-    return tuple((f"Text for {listed(titles)}", text) for text, titles in metrics.items())
+            kind = "Questions of" if column.form == "accuracy" else "Text for"
+            metrics.setdefault((kind, text_of(table, column.metric)), []).append(inside(column))
+    return tuple((f"{kind} {listed(titles)}", text) for (kind, text), titles in metrics.items())
 
 
 def _versions(measured: Sequence[Measurement]) -> str:
@@ -493,20 +572,41 @@ def _setting(value: object) -> str:
 
 def definitions(table: Table) -> tuple[tuple[str, str], ...]:
     """What each shown figure means, then what ratios and units are, as (name, text) pairs."""
-    return (*((column.title, column.meaning) for column in table.columns), *_ALWAYS)
+    of_tasks = _OF_TASKS if any(column.form == "accuracy" for column in table.columns) else ()
+    return (*((column.title, column.meaning) for column in table.columns), *of_tasks, *_ALWAYS)
+
+
+_OF_TASKS = (
+    (
+        "Accuracy",
+        "The part of a task's questions answered rightly, with a 95 % percentile bootstrap interval over questions.",
+    ),
+    (
+        "p",
+        (
+            "McNemar's exact test, two-sided: lost are the questions that changed from right in the baseline to wrong, gained "
+            "those that changed the other way; p is the chance of a split at least as uneven if the row were neither better "
+            "nor worse."
+        ),
+    ),
+)
 
 
 _ALWAYS = (
     (
         "Ratio",
         (
-            "To the baseline of the same run, paired: perplexities over the same windows, resampled together; latencies "
+            "To the baseline of the same run, paired: perplexities over the same windows, and accuracies over the same "
+            "questions, resampled together; latencies "
             "as the median over pairs of the same sequence in the same round, with a 95 % interval; what is measured "
             "once a round, round by round, with the range over rounds. One that contains 1 is no measurable difference."
         ),
     ),
     (
         "Units",
-        "MB are 10⁶ bytes. Figures have four significant digits, published ones those they were published with.",
+        (
+            "MB are 10⁶ bytes. Figures have four significant digits, accuracies three decimals, published ones the digits "
+            "they were published with."
+        ),
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -31,6 +32,7 @@ PUBLISHED = {
     "bnb-fp4": (127.85, 0.0220, 284.91),
     "bnb-nf4": (127.85, 0.0262, 276.55),
 }
+QUESTIONS = 400
 WINDOWS, SENTENCES, ROUNDS, PROMPTS = 64, 60, 5, 4
 MEMORY = ("disk_bytes", "weight_bytes", "loaded_rss_bytes", "peak_rss_bytes")
 BASIC = (*MEMORY, "peak_device_bytes", "latency_s", "perplexity", "sentence_perplexity")
@@ -41,6 +43,7 @@ FACTS = {
     "response_tokens": {name: text for name, text in ANSWER.items() if name != "expected"},
     "warning_count": {"warning_0": "a buffer was copied", "warning_1": "a setting is going away"},
 }
+SHOTS = {"gsm8k": ("train", 5), "mmlu": ("test", 5), "hellaswag": ("validation", 0), "piqa": ("validation", 0)}
 MORE_ROWS = (
     ("fp16", "fp16", "", 2_406_144, 2_590_000, 97_100_000, 0.00221, 1.0001, 0.0005),
     ("w8a16-gptq", "w8a16-gptq", "", 1_702_000, 1_890_000, 94_000_000, 0.00151, 1.0009, 0.002),
@@ -51,14 +54,31 @@ MORE_ROWS = (
 )
 
 
+def facts(metric: str) -> dict[str, str | int | float]:
+    task = CATALOGUE[metric].task
+    if not task:
+        return FACTS.get(metric, {})
+    split, shots = SHOTS.get(task, ("test", 0))
+    cut = 12 if task == "arc_challenge" else 0
+    return {
+        "task_version": 1.0,
+        "num_fewshot": shots,
+        "split": split,
+        "stderr": 0.02,
+        "data_sha256": "5a" * 32,
+        "truncated": cut,
+    }
+
+
 def conditions(metric: str, recipe: str) -> Conditions:
     texts = {
         "perplexity": ("windows of at most 256 tokens", "9f" * 32),
         "sentence_perplexity": ("sentences", "3c" * 32),
         "latency_s": ("sentences", "3c" * 32),
     }
+    asked = ("", hashlib.sha256(CATALOGUE[metric].task.encode()).hexdigest())
     prompts = ("4 prompts, 24 new tokens", "71" * 32) if CATALOGUE[metric].group in {"speed", "session"} else ("", "")
-    sequence, digest = texts.get(metric, prompts)
+    sequence, digest = asked if CATALOGUE[metric].task else texts.get(metric, prompts)
     return Conditions(
         machine="AMD EPYC 7B13",
         isa=("avx2",),
@@ -67,7 +87,7 @@ def conditions(metric: str, recipe: str) -> Conditions:
         runtime="torch 2.13.0" if recipe.startswith(("bnb", "torch")) else "onnxruntime 1.31.1",
         provider="cpu",
         sequence=sequence,
-        text="the bundled evaluation text" if digest else "",
+        text="" if CATALOGUE[metric].task or not digest else "the bundled evaluation text",
         text_sha256=digest,
         versions={"torch": "2.13.0", "onnxruntime": "1.31.1", "transformers": "4.57.6"},
         commit="0.1.0",
@@ -87,6 +107,12 @@ def samples(
             times = latency_s * (0.55 + 0.45 * lengths / 16) * own.lognormal(0.0, 0.06, SENTENCES)
             rows += [(float(t), float(n), float(number)) for t, n in zip(times, lengths, strict=True)]
         return ("latency_s", "tokens", "round"), rows
+    if CATALOGUE[metric].form == "accuracy":
+        task = list(CATALOGUE).index(metric)
+        text, own = np.random.default_rng([11, task]), np.random.default_rng([seed, task])
+        easy = text.uniform(size=QUESTIONS) < text.uniform(0.35, 0.75)  # the same for every row
+        changed = own.uniform(size=QUESTIONS) < 4 * (ratio - 1 + noise)
+        return ("correct",), [(float(right),) for right in easy ^ changed]
     if CATALOGUE[metric].form not in {"corpus", "sentences"}:
         return further(metric, weights=sizes["weight_bytes"], latency_s=latency_s, own=own)
     count, mean_nll = (WINDOWS, 2.1) if metric == "perplexity" else (SENTENCES, 2.3)
@@ -160,7 +186,7 @@ def make_records(
                     metric=metric,
                     columns=columns,
                     samples=values,
-                    facts=FACTS.get(metric, {}),
+                    facts=facts(metric),
                     conditions=conditions(metric, recipe),
                     published=beside,
                 )
@@ -208,3 +234,28 @@ def full(everything) -> Table:
 @pytest.fixture(scope="session")
 def merged(two_runs) -> Table:
     return build_table(two_runs)
+
+
+@pytest.fixture(scope="session")
+def answered() -> Table:
+    """96 questions of GSM8K: fp32 has 48 right, one row loses 10 and gains 2 of them, and one loses all."""
+    base = [1.0] * 48 + [0.0] * 48
+    rows = {"fp32": base, "int8-static": [0.0] * 10 + base[10:48] + [1.0] * 2 + base[50:], "nf4": [0.0] * 96}
+    told = {"int8-static": Published(value=0.61, text="61.0 %", source=SOURCE)}
+    facts = {"task_version": 3.0, "num_fewshot": 5, "split": "train", "truncated": 3}
+    return build_table(
+        [
+            Measurement(
+                row=row,
+                model="reference",
+                recipe=row,
+                metric="gsm8k_strict",
+                columns=("correct",),
+                samples=[(right,) for right in correct],
+                facts=facts,
+                conditions=conditions("gsm8k_strict", row),
+                published=told.get(row),
+            )
+            for row, correct in rows.items()
+        ]
+    )

@@ -7,6 +7,7 @@ import pytest
 
 from qexport.catalogue import GROUPS
 from qexport.recipes import RECIPES
+from qexport.record import Published
 from qexport.report.charts import CHARTS, png, svg
 from qexport.report.html import LAYOUT_WIDTHS
 from qexport.report.palette import DARK, HUES, LIGHT, complete, hues, themed
@@ -17,7 +18,7 @@ by_name = pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.name)
 
 @by_name
 def test_pictures_are_on_white_and_png_at_twice_its_size(chart, table, full):
-    drawn = svg(chart, full if chart.name == "session" else table)
+    drawn = svg(chart, full if chart.name in {"tasks", "session"} else table)
     assert drawn is not None
     assert drawn.startswith("<svg")
     assert 'fill="#ffffff"' in drawn
@@ -84,6 +85,18 @@ def test_bars_carry_spread_and_published(full):
     assert drawn("session", full)["datasets"]["load_s"][0]["spread"].endswith("unstable: rounds differ by 31 %")
 
 
+def test_bars_of_tasks_are_accuracies_with_their_interval(answered):
+    values = {value["row"]: value for value in drawn("tasks", answered)["datasets"]["gsm8k_strict"]}
+    bar = values["int8-static"]
+    assert bar["low"] < bar["value"] < bar["high"]
+    assert bar["value"] == pytest.approx(40 / 96)
+    assert (bar["text"], bar["against"], bar["told"]) == ("0.417", "0.833×", "61.0 %")
+    assert bar["spread"] == f"{bar['low']:.3f} to {bar['high']:.3f}"
+    (panel,) = drawn("tasks", answered)["vconcat"][0]["hconcat"]
+    assert panel["title"]["subtitle"] == "more is better"
+    assert any(layer["encoding"].get("x2") == {"field": "high"} for layer in panel["layer"])
+
+
 @pytest.mark.parametrize("width", LAYOUT_WIDTHS)
 def test_panels_fit_their_width(full, width):
     for line in drawn("session", full, width)["vconcat"]:
@@ -118,6 +131,26 @@ def test_published_figures_stand_beside_measured_ones_as_ratios(table):
     assert weights["bnb-fp4"]["published"] == pytest.approx(127.85 / 486.70)
     assert weights["bnb-fp4"]["ratio"] == table.rows[6].figure("weight_bytes").ratio
     assert (weights["bnb-fp4"]["size"], weights["bnb-fp4"]["told"]) == ("1.215 MB", "127.85 MB")
+
+
+def published_tasks(everything, **more):
+    told = {"fp32": 0.61, "nf4": 0.549}
+    return [
+        record.model_copy(update={"published": Published(value=told[record.row], source="s"), **more})
+        for record in everything
+        if record.row in told and record.metric == "mmlu_acc"
+    ]
+
+
+def test_published_accuracies_stand_beside_measured_ones_as_ratios(everything):
+    table = build_table(published_tasks(everything))
+    values = {value["row"]: value for value in drawn("published", table)["datasets"]["mmlu_acc"]}
+    figure = table.rows[1].figure("mmlu_acc")
+    assert values["fp32"]["ratio"] == values["fp32"]["published"] == 1.0
+    assert values["nf4"]["published"] == pytest.approx(0.9)
+    assert values["nf4"]["ratio"] == figure.ratio.value
+    assert (values["nf4"]["size"], values["nf4"]["told"]) == (f"{figure.interval.value:.3f}", "0.549")
+    assert drawn("published", build_table(published_tasks(everything, stand_in=True))) is None
 
 
 def test_a_stand_in_has_no_published_diamonds_and_no_trade_off_of_quality(make):

@@ -59,7 +59,7 @@ def test_charts_share_one_vega_and_the_page_stays_small(text):
     assert len(text.encode()) < 1_200_000
     start = text.index('id="charts">') + len('id="charts">')
     data = json.loads(text[start : text.index("</script>", start)])
-    assert list(data["layouts"]) == [chart.name for chart in CHARTS if chart.name != "session"]
+    assert list(data["layouts"]) == [chart.name for chart in CHARTS if chart.name not in {"tasks", "session"}]
     assert all(len(layouts) == 3 for layouts in data["layouts"].values())
 
 
@@ -107,8 +107,8 @@ def test_same_records_same_page(text, table):
 def test_there_is_a_table_for_each_group_with_the_same_rows(full):
     table = full
     found = page(table, title="t", charts=())
-    assert re.findall(r'<h3 id="table-(\w+)">', found) == ["memory", "speed", "quality", "session"]
-    assert found.count('data-name="fp32"') == 4
+    assert re.findall(r'<h3 id="table-(\w+)">', found) == ["memory", "speed", "quality", "tasks", "session"]
+    assert found.count('data-name="fp32"') == 5
     assert "right in 5 of 5" in found
     assert "unstable: rounds differ by 31 %" in found
     assert len(found.encode()) < 1_600_000
@@ -117,7 +117,10 @@ def test_there_is_a_table_for_each_group_with_the_same_rows(full):
 def test_more_is_better_falls_first(full):
     found = page(full, title="t", charts=())
     falling = re.findall(r'data-first="descending"><button type="button">([^<]+)', found)
-    assert [title.strip() for title in falling] == ["Tokens per second", "Tokens per second, batch", "Answer correct"]
+    tasks = [column.title for column in full.columns if column.group == "tasks"]
+    assert len(tasks) == 11
+    rates = ["Tokens per second", "Tokens per second, batch"]
+    assert [title.strip() for title in falling] == [*rates, *tasks, "Answer correct"]
 
 
 def test_merged_runs_have_a_legend_and_a_stand_in_a_notice(make, merged):
@@ -127,3 +130,29 @@ def test_merged_runs_have_a_legend_and_a_stand_in_a_notice(make, merged):
     assert 'data-value="B">run B</button>' in found
     notice = page(build_table(make(stand_in=True)), title="t", charts=())
     assert '<p class="notice">reference is a stand-in' in notice
+
+
+def test_accuracies_have_interval_ratio_test_and_published(answered):
+    words = Reader(page(answered, title="t", charts=())).words
+    at = words.index("0.417 ")
+    low, high = words[at + 1].split(" to ")
+    assert 0.3 < float(low) < 0.417 < float(high) < 0.52
+    assert words[at + 2].startswith("0.833× (")
+    assert "p 0.039 (10 lost, 2 gained)" in words[at : at + 6]
+    assert "published 61.0 %" in words[at : at + 7]
+    assert "p < 0.001 (48 lost, 0 gained)" in words
+    assert words.count("no measurable difference") == 0
+
+
+def test_whiskers_of_accuracies_lie_within_their_cell(answered):
+    places = re.findall(r"left:(-?[\d.]+)%", page(answered, title="t", charts=()))
+    assert len(places) == 6  # 1, the interval's low end and the value, of two rows
+    assert all(0 <= float(place) <= 100 for place in places)
+
+
+def test_how_tasks_were_scored_stands_below_the_tables(answered):
+    found = page(answered, title="t", charts=())
+    assert "<h3>How tasks were scored</h3>" in found
+    assert "<li>GSM8K was scored on its train split.</li>" in found
+    assert "<li>3 contexts of GSM8K were cut from the left: longer than the model&#x27;s context.</li>" in found
+    assert "<dt>Questions of GSM8K, strict</dt><dd>96 questions, train split, 5-shot, task version 3.0" in found

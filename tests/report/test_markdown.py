@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 from qexport.report.charts import CHARTS
 from qexport.report.markdown import markdown
 from qexport.report.table import build_table
@@ -62,3 +64,24 @@ def test_merged_runs_have_a_legend(merged):
 def test_a_stand_in_says_so_first(make):
     text = markdown(build_table(make(stand_in=True)), title="t", charts=())
     assert text.splitlines()[2].startswith("**reference is a stand-in")
+
+
+def test_accuracies_have_interval_ratio_test_and_published(answered):
+    text = markdown(answered, title="t", charts=())
+    assert "### Tasks" in text
+    (line,) = (line for line in text.splitlines() if line.startswith("| **int8-static**"))
+    value, ratio, test, published = line.split(" | ")[1].removesuffix(" |").split("<br>")
+    assert re.fullmatch(r"0\.417 \(0\.3\d\d to 0\.5\d\d\)", value)
+    assert re.fullmatch(r"0\.833× \(0\.\d{3} to 0\.\d{3}\)", ratio)
+    assert test == "p 0.039 (10 lost, 2 gained)"
+    assert published == "*published 61.0 %*"
+    assert "p \\< 0.001 (48 lost, 0 gained)" in text
+
+
+def test_how_tasks_were_scored_stands_after_the_tables(answered, table):
+    text = markdown(answered, title="t", charts=())
+    notes = text[text.index("## How tasks were scored") : text.index("## Conditions")]
+    assert "- GSM8K was scored on its train split." in notes
+    assert "- 3 contexts of GSM8K were cut from the left: longer than the model's context." in notes
+    assert "96 questions, train split, 5-shot, task version 3.0" in text[text.index("## Conditions") :]
+    assert "How tasks were scored" not in markdown(table, title="t", charts=())

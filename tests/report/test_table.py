@@ -6,6 +6,7 @@ import pytest
 from qexport.errors import InputError, NotComparable
 from qexport.record import Conditions, Measurement, Published
 from qexport.report.figures import (
+    Accuracy,
     Answer,
     Count,
     Estimate,
@@ -14,9 +15,12 @@ from qexport.report.figures import (
     Repeated,
     Size,
     Skipped,
+    plain,
+    plain_ratio,
     unstable,
 )
 from qexport.report.table import COLUMN, COLUMNS, Gap, build_table, gaps
+from qexport.stats import McNemar
 
 HERE = Conditions(machine="one", threads=2, provider="cpu", text_sha256="ab")
 
@@ -36,6 +40,10 @@ def record(row, metric, samples, columns=None, conditions=HERE, **more):
 
 def likelihoods(row, nll, tokens, metric="perplexity", **more):
     return record(row, metric, list(zip(nll, tokens, strict=True)), ("nll_nats", "tokens"), **more)
+
+
+def answered(row, correct, metric="gsm8k_strict", **more):
+    return record(row, metric, [(float(right),) for right in correct], ("correct",), **more)
 
 
 def latencies(row, samples, **more):
@@ -291,3 +299,40 @@ def test_a_table_of_two_models_keeps_them_apart(make):
 def test_within_a_run_unlike_conditions_stay_refused(two_runs):
     with pytest.raises(NotComparable, match="machine differs"):
         build_table([record.model_copy(update={"run": "", "row": f"{record.row} {record.run}"}) for record in two_runs])
+
+
+def test_accuracy_by_hand():
+    base = [1] * 12 + [0] * 8
+    ours = [0] * 3 + [1] * 9 + [1] + [0] * 7
+    table = build_table([answered("fp32", base), answered("nf4", ours)])
+    fp32, nf4 = (row.figure("gsm8k_strict") for row in table.rows)
+    assert isinstance(fp32, Accuracy)
+    assert isinstance(nf4, Accuracy)
+    assert (fp32.interval.value, fp32.questions, fp32.ratio, fp32.mcnemar) == (0.6, 20, None, None)
+    assert nf4.interval.low < nf4.interval.value == 0.5 < nf4.interval.high
+    assert (plain(nf4), plain_ratio(nf4), plain_ratio(fp32)) == (0.5, 10 / 12, None)
+    assert nf4.ratio.low < 10 / 12 < nf4.ratio.high
+    assert nf4.mcnemar == McNemar(lost=3, gained=1, p=2 * (1 + 4) / 16)
+    assert COLUMN["gsm8k_strict"].higher_is_better
+
+
+def test_a_baseline_without_a_right_answer_has_no_ratio():
+    table = build_table([answered("fp32", [0] * 8), answered("nf4", [1] * 6 + [0] * 2)])
+    figure = table.rows[1].figure("gsm8k_strict")
+    assert figure.ratio is None
+    assert figure.mcnemar == McNemar(lost=0, gained=6, p=2 / 64)
+    assert plain_ratio(figure) is None
+
+
+def test_unlike_questions_are_not_compared():
+    fp32 = answered("fp32", [1, 0, 1])
+    with pytest.raises(NotComparable, match="gsm8k_strict: nf4 and fp32 were not measured on the same questions"):
+        build_table([fp32, answered("nf4", [1, 0])])
+    other = HERE.model_copy(update={"text_sha256": "cd"})
+    with pytest.raises(NotComparable, match="gsm8k_strict: text_sha256 differs"):
+        build_table([fp32, answered("nf4", [1, 0, 1], conditions=other)])
+
+
+def test_accuracies_without_their_column_are_refused():
+    with pytest.raises(InputError, match="no column 'correct'"):
+        build_table([record("fp32", "mmlu_acc", [(1.0,)])])

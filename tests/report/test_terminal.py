@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -77,10 +78,11 @@ def test_any_number_of_metrics_fits(tables, width):
 
 def test_wide_terminals_have_a_table_for_each_group(tables):
     lines = shown(tables[0], 200).splitlines()
-    assert [line for line in lines if line in {"Memory", "Speed", "Quality", "Session"}] == [
+    assert [line for line in lines if line in {"Memory", "Speed", "Quality", "Tasks", "Session"}] == [
         "Memory",
         "Speed",
         "Quality",
+        "Tasks",
         "Session",
     ]
     assert "~0.03689" in "".join(lines)
@@ -103,3 +105,34 @@ def test_the_narrow_table_takes_the_rate_where_it_fits(everything, tables):
 def test_a_stand_in_and_runs_are_told(make, tables):
     assert printed(make(stand_in=True), 80).startswith("reference is a stand-in")
     assert "B: 2026-11-23T09:00:00Z" in shown(tables[1], 80)
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_accuracies_stand_over_ratio_test_and_published(answered, width):
+    lines = [line.rstrip() for line in shown(answered, width).splitlines()]
+    assert "Tasks" in lines
+    assert sum(line.startswith("nf4") for line in lines) == 1  # no table without columns
+    (at,) = (number for number, line in enumerate(lines) if line.startswith("int8-static"))
+    assert re.fullmatch(r"int8-static +0\.417 ±0\.1\d\d", lines[at])
+    assert re.fullmatch(r"  ratio to fp32 +0\.833 ±0\.\d{3}", lines[at + 1])
+    assert [line.split() for line in lines[at + 2 : at + 4]] == [["McNemar", "p", "0.039"], ["published", "61.0", "%"]]
+    assert any(line.split() == ["McNemar", "p", "<", "0.001"] for line in lines)
+    assert "p: McNemar's test" in "".join(lines)
+    assert "  GSM8K was scored on its train split." in lines
+    assert "  3 contexts of GSM8K were cut from the left" in "\n".join(lines)
+
+
+def test_many_tasks_of_few_rows_stand_below_each_other(everything):
+    few = [r for r in everything if r.row in {"fp32", "int8-static (all)"} and r.metric.endswith(("acc", "norm"))]
+    few += [r for r in everything if r.row in {"fp32", "int8-static (all)"} and r.metric.startswith("gsm8k")]
+    lines = printed(few, 80).splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("MMLU"))
+    assert len(re.findall(r"0\.\d{3} ±0\.\d{3}", lines[at])) == 2
+    assert lines[at + 1].startswith("  ratio")
+    assert lines[at + 2].startswith("  McNemar")
+
+
+def test_nothing_is_said_of_tasks_where_there_are_none(table):
+    text = shown(table, 140)
+    assert "McNemar" not in text
+    assert "How tasks were scored" not in text

@@ -7,7 +7,7 @@ import pytest
 from qexport.record import Published
 from qexport.report import words
 from qexport.report.table import COLUMN, build_table, gaps
-from qexport.stats import Interval
+from qexport.stats import Interval, McNemar
 
 
 @pytest.mark.parametrize(
@@ -155,3 +155,68 @@ def test_warnings_of_sessions_are_told_once_with_their_rows(everything, table):
         ("all rows", "a setting is going away"),
     )
     assert words.said(table) == ()
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(1.0, "1.0"), (0.34, "0.34"), (0.03857, "0.039"), (0.001, "0.0010"), (0.0009, "< 0.001"), (0.0, "< 0.001")],
+)
+def test_small_chances_are_told_as_such(p, text):
+    assert words.chance(McNemar(lost=1, gained=2, p=p)) == text
+    assert words.changed(McNemar(lost=1234, gained=2, p=p)) == f"p {text} (1,234 lost, 2 gained)"
+
+
+def test_what_was_asked_of_tasks_is_told(full):
+    found = dict(words.conditions(full))
+    arc = found["Questions of ARC-Challenge and ARC-Challenge, normalized"]
+    assert arc.startswith("400 questions, test split, 0-shot, task version 1.0, questions and prompts sha256 ")
+    assert "400 questions, train split, 5-shot" in found["Questions of GSM8K, strict and GSM8K, flexible"]
+
+
+def test_other_splits_and_cut_contexts_are_told(full, table):
+    assert words.task_notes(full) == (
+        "HellaSwag and PIQA were scored on their validation split.",
+        "GSM8K was scored on its train split.",
+        "12 contexts of ARC-Challenge were cut from the left: longer than the model's context.",
+    )
+    assert words.task_notes(table) == ()
+
+
+def test_a_context_cut_for_one_row_is_told_of_that_row(everything):
+    kept = [r for r in everything if r.metric == "mmlu_acc" and r.row in {"fp32", "fp16", "nf4"}]
+    cut = [r.model_copy(update={"facts": r.facts | {"truncated": 1 if r.row == "nf4" else 0}}) for r in kept]
+    assert words.task_notes(build_table(cut)) == (
+        "1 context of MMLU was cut from the left for nf4: longer than the model's context.",
+    )
+
+
+def test_what_is_skipped_has_no_notes(everything):
+    skipped = {"samples": (), "columns": (), "facts": {}, "skipped": "no"}
+    kept = [r for r in everything if r.metric == "arc_challenge_acc"]
+    (alone, *others) = kept
+    table = build_table([alone, *(r.model_copy(update=skipped) for r in others)])
+    assert words.task_notes(table) == (
+        "12 contexts of ARC-Challenge were cut from the left: longer than the model's context.",
+    )
+    assert words.gap_sentence(gaps(table)[0], table).endswith("no")
+
+
+def test_names_of_tasks_keep_their_letters(everything):
+    kept = [r for r in everything if r.row in {"fp32", "nf4"} and r.metric in {"mmlu_acc", "perplexity"}]
+    gone = [r for r in kept if (r.row, r.metric) != ("nf4", "mmlu_acc")]
+    table = build_table(gone)
+    assert [words.gap_sentence(gap, table) for gap in gaps(table)] == ["nf4, MMLU: no record"]
+
+
+def test_terms_of_tasks_are_explained_where_there_are_tasks(records, everything):
+    basic, full = (dict(words.definitions(build_table(found))) for found in (records, everything))
+    assert "from right in the baseline to wrong" in full["p"]
+    assert "at least as uneven if the row were neither better nor worse" in full["p"]
+    assert "bootstrap interval over questions" in full["Accuracy"]
+    assert not {"p", "Accuracy"} & set(basic)
+
+
+def test_the_legend_of_runs_names_digests_of_tokens_only(everything):
+    again = [r.model_copy(update={"run": "b"}) for r in everything]
+    for _, text in words.runs(build_table([*everything, *again])):
+        assert text.endswith("token ids sha256 3c3c3c3c, 71717171, 9f9f9f9f")

@@ -1,4 +1,4 @@
-"""Silence for the exporters, which print, log and warn at length about their own workings."""
+"""Silence for libraries that print, log and warn at length about their own workings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what this thread's exporter prints, logs or warns from everybody; what goes wrong is raised all the same."""
+    """Keep what this thread prints, logs or warns from everybody; what goes wrong is raised all the same."""
     before = logging.root.manager.disable
     logging.disable(
         logging.ERROR

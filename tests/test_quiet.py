@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from qexport.export.quiet import quiet
+from qexport.quiet import quiet
 
 
 def test_this_thread_is_not_heard_and_others_are(capsys, caplog):

@@ -1,0 +1,147 @@
+"""Fresh processes of qexport's own: how they are started, watched, and what became of one that gave no answer.
+
+A child (``python -m qexport.measure`` and its like) reads one line of JSON from stdin, which stays open: its end tells the
+child that whoever asked is gone. It leaves its answer in a file, out of the reach of whatever libraries print.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from qexport import errors
+from qexport.errors import QExportError, UnsupportedHere
+from qexport.runtime import ProviderUnavailable
+
+logger = logging.getLogger(__name__)
+
+_TAIL_BYTES = 4000
+_LOOK_S = 0.5
+"""Between two looks at what a child has done."""
+_ERRORS: dict[str, type[QExportError]] = {
+    name: value for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, QExportError)
+} | {ProviderUnavailable.__name__: ProviderUnavailable}
+
+
+def run_child(module: str, question: str, output: Path, *, threads: int, timeout_s: float) -> int | None:
+    """Run ``python -m module`` until it ends.
+
+    Args:
+        module: whose ``main`` reads the question.
+        question: one line of JSON.
+        output: file for what it prints.
+        threads: of OpenMP, for libraries that hear of them in no other way.
+        timeout_s: after which it counts as hung.
+
+    Returns:
+        Its exit status, negative for a signal; None if it had to be stopped for the time.
+    """
+    return watch_child(module, question, output, threads=threads, timeout_s=timeout_s, look=lambda: False)
+
+
+def watch_child(
+    module: str, question: str, output: Path, *, threads: int, timeout_s: float, look: Callable[[], bool]
+) -> int | None:
+    """As :func:`run_child`, for a child whose work can be seen.
+
+    Args:
+        module: as there.
+        question: as there.
+        output: as there.
+        threads: as there.
+        timeout_s: without anything done, after which it counts as hung.
+        look: called now and then; whether something was done since the last time.
+    """
+    with output.open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment(threads),
+        )
+        try:
+            assert child.stdin is not None  # a pipe was asked for
+            try:
+                child.stdin.write(question.encode() + b"\n")
+                child.stdin.flush()
+            except BrokenPipeError:
+                logger.debug("the child ended before it was asked")
+            idle_s = 0.0
+            while idle_s < timeout_s:
+                wait_s = min(_LOOK_S, timeout_s - idle_s)
+                try:
+                    return child.wait(timeout=wait_s)
+                except subprocess.TimeoutExpired:
+                    idle_s = 0.0 if look() else idle_s + wait_s
+            return None
+        finally:  # Ctrl-C included
+            child.kill()
+            child.wait()
+            if child.stdin is not None:
+                child.stdin.close()
+
+
+def environment(threads: int) -> dict[str, str]:
+    """The variables of a child."""
+    return os.environ | {
+        # The parent's search path in its order, so that the child imports the same qexport; -P leaves out the
+        # working folder, where a user may keep an `onnx` of their own.
+        "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+        # bitsandbytes' own OpenMP does not hear torch.set_num_threads.
+        "OMP_NUM_THREADS": str(threads),
+        # A measurement never waits for a network; bitsandbytes would look for a kernel on the hub.
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def no_answer(what: str, code: int | None, output: Path, timeout_s: float) -> UnsupportedHere:
+    """Why a child that left no answer left none.
+
+    Args:
+        what: was asked, for the log.
+        code: of :func:`run_child`.
+        output: what it printed.
+        timeout_s: that it was given.
+    """
+    if code is None:
+        return UnsupportedHere(f"no answer within {timeout_s:.0f} s")
+    logger.debug("%s: the child's output:\n%s", what, _tail(output))
+    return UnsupportedHere(_cause_of_death(code, output))
+
+
+def _cause_of_death(code: int, output: Path) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by signal {-code} ({name})" + (", most likely out of memory" if name == "SIGKILL" else "")
+    lines = [line for line in _tail(output).splitlines() if line.strip()]
+    return f"ended with exit code {code}: {lines[-1].strip() if lines else 'without a word'}"
+
+
+def _tail(output: Path) -> str:
+    with output.open("rb") as handle:
+        handle.seek(max(0, output.stat().st_size - _TAIL_BYTES))
+        return handle.read().decode(errors="replace")
+
+
+def raised(name: str, message: str) -> QExportError:
+    """The error that a child stopped with, of the class it had there where that is one of ``qexport.errors``."""
+    return _ERRORS.get(name, QExportError)(message)
+
+
+def read_question() -> bytes:
+    """In the child: the line of JSON it was asked. From now on the process ends with its parent."""
+    line = sys.stdin.buffer.readline()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    return line
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)

@@ -1,0 +1,253 @@
+"""Artifacts as models of lm-eval: tokens are made as its ``hf`` model makes them, and answered by qexport.
+
+Source: lm-eval 0.4.13, ``lm_eval/models/huggingface.py``: where a context is cut, where BOS is added, what a stop word is.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+from lm_eval.models.utils import (
+    handle_stop_sequences,
+    has_bos_prefix,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+    resolve_max_length,
+)
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from qexport.answering import Here, Respondent
+from qexport.artifact import load_artifact
+from qexport.errors import InputError
+from qexport.inputs.models import stop_ids
+from qexport.metrics.tasks import ROWS, Likelihood, Passage, Prompt
+from qexport.runtime import Provider, open_session
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+_Scored = tuple[tuple[str, str] | None, list[int], list[int]]
+"""A request of lm-eval's as tokens: its texts, the context and the continuation."""
+
+
+class ArtifactLM(TemplateLM):
+    """The model whose tokenizer and configuration lie in an artifact's folder, answered for by a respondent."""
+
+    def __init__(
+        self,
+        folder: Path,
+        respondent: Respondent,
+        *,
+        max_length: int | None = None,
+        max_gen_toks: int = 256,
+        add_bos_token: bool | None = None,
+        prefix_token_id: int | None = None,
+    ) -> None:
+        """Make a model; the arguments beyond the first two are those of lm-eval's ``hf`` model.
+
+        Args:
+            folder: the artifact's.
+            respondent: who scores and generates.
+            max_length: tokens of context; None takes the model's own.
+            max_gen_toks: most tokens to generate where a task names no number.
+            add_bos_token: whether texts begin with BOS; None leaves it to the tokenizer.
+            prefix_token_id: what an empty context is; None takes BOS, or the end of text where there is no BOS.
+        """
+        from transformers import AutoConfig, AutoTokenizer
+
+        super().__init__()
+        given = {} if add_bos_token is None else {"add_bos_token": add_bos_token}
+        path = os.fspath(folder)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, **given)
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        self.max_length = max_length or resolve_max_length(config, self.tokenizer)
+        self.max_gen_toks = max_gen_toks
+        self.truncated: set[str] = set()
+        """Contexts that were cut from the left, as the tasks wrote them."""
+        self._respondent = respondent
+        self._add_bos_token = add_bos_token
+        self._prefix_token_id = prefix_token_id
+        self._stop = stop_ids(folder, self.tokenizer)
+
+    @property
+    def eot_token_id(self) -> int:
+        """The tokenizer's end of text."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What an empty context is."""
+        if self._prefix_token_id is not None:
+            return self._prefix_token_id
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else int(bos)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """For lm-eval's cache of prompts."""
+        return str(self.tokenizer.name_or_path).replace("/", "__")
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:  # noqa: FBT001, FBT002  # lm-eval's signature
+        """A conversation as the tokenizer's template writes it.
+
+        Raises:
+            InputError: the tokenizer has no template.
+        """
+        if not self.tokenizer.chat_template:
+            raise InputError(
+                f"{self.tokenizer.name_or_path}: the tokenizer has no chat template; leave --apply-chat-template out"
+            )
+        return str(
+            self.tokenizer.apply_chat_template(
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_kwargs: object) -> list[int]:  # noqa: FBT001  # lm-eval's signature
+        """The tokens of a text, with BOS in front if that is the tokenizer's way and the text has it not yet."""
+        if add_special_tokens is None:
+            prefixed = has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id))
+            add_special_tokens = False if prefixed else self._add_bos_token
+        given = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+        tokens: list[int] = self.tokenizer.encode(string, **given)
+        return tokens
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:  # noqa: FBT001, FBT002  # lm-eval's signature
+        """See ``lm_eval.api.model.LM``; progress is qexport's own."""
+        del disable_tqdm
+        scored: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return scored
+
+    def _loglikelihood_tokens(self, requests: list[_Scored], **_kwargs: object) -> list[tuple[float, bool]]:
+        passages = [self._passage(*request) for request in requests]
+        asked = [passage for passage in passages if passage is not None]
+        answers = iter(self._respondent.likelihoods(asked))
+        scored: list[tuple[float, bool]] = []
+        for (texts, _, _), passage in zip(requests, passages, strict=True):
+            # Nothing is certain, and greedy: lm-eval's own ONNX models say so too.
+            answer = Likelihood(0.0, greedy=True) if passage is None else next(answers)
+            scored.append(answer)
+            if texts is not None:
+                self.cache_hook.add_partial("loglikelihood", texts, answer)
+        return scored
+
+    def _passage(self, texts: tuple[str, str] | None, context: list[int], continuation: list[int]) -> Passage | None:
+        """A request within the model's length, cut from the left; None if there is nothing to score."""
+        if not continuation:
+            return None
+        if len(continuation) > self.max_length:
+            raise InputError(
+                f"a choice of {len(continuation)} tokens is longer than the model's context of {self.max_length}"
+            )
+        # The last token is predicted and never fed, so one more than the model's length can be had.
+        kept = (context + continuation)[-(self.max_length + 1) :]
+        if texts is not None and len(kept) < len(context) + len(continuation):
+            self.truncated.add(texts[0])
+        return Passage(tuple(kept[: -len(continuation)]), tuple(continuation))
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:  # noqa: FBT001, FBT002  # lm-eval's signature
+        """See ``lm_eval.api.model.LM``: texts of any length, in windows that share no token."""
+        del disable_tqdm
+        windows: list[_Scored] = []
+        counts: list[int] = []
+        for (text,) in (request.args for request in requests):
+            cut = get_rolling_token_windows(
+                token_list=self.tok_encode(text),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            own: list[_Scored] = [(None, *make_disjoint_window(window)) for window in cut]
+            windows += own
+            counts.append(len(own))
+        scores = iter(self._loglikelihood_tokens(windows))
+        totals = [sum(next(scores)[0] for _ in range(count)) for count in counts]
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        return totals
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:  # noqa: FBT001, FBT002  # lm-eval's signature
+        """See ``lm_eval.api.model.LM``; greedy only.
+
+        Raises:
+            InputError: sampling is asked for, or more tokens than the model's context has.
+        """
+        del disable_tqdm
+        prompts = [self._prompt(*request.args) for request in requests]
+        texts = []
+        for request, prompt, tokens in zip(requests, prompts, self._respondent.continuations(prompts), strict=True):
+            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            texts.append(postprocess_generated_text(text, stop=list(prompt.until), think_end_token=None))
+            self.cache_hook.add_partial("generate_until", request.args, texts[-1])
+        return texts
+
+    def _prompt(self, context: str, settings: dict[str, Any]) -> Prompt:
+        wanted = normalize_gen_kwargs(settings, self.max_gen_toks)
+        if wanted["do_sample"]:
+            raise InputError(f"{settings}: asks for sampling, and qexport generates greedily; leave do_sample out")
+        new_tokens = wanted["max_gen_toks"]
+        room = self.max_length - new_tokens
+        if room <= 0:
+            raise InputError(
+                f"{new_tokens} new tokens do not fit into the model's context of {self.max_length}; "
+                "pass --gen-kwargs max_gen_toks=N with a smaller N"
+            )
+        tokens = self.tok_encode(context)
+        if len(tokens) > room:
+            self.truncated.add(context)
+        until = handle_stop_sequences(list(wanted["until"]), eos=self.tokenizer.decode(self.eot_token_id))
+        return Prompt(tuple(tokens[-room:]), tuple(word for word in until if word), self._stop, new_tokens)
+
+
+@register_model("qexport")
+class QExportLM(ArtifactLM):
+    """``lm_eval --model qexport --model_args pretrained=DIR``: an artifact's folder, answered in lm-eval's process."""
+
+    def __init__(
+        self,
+        pretrained: str,
+        *,
+        provider: Provider | None = None,
+        device: str | None = None,
+        threads: int | None = None,
+        batch_size: int | str = "auto",
+        max_batch_size: int | None = None,
+        **settings: Any,
+    ) -> None:
+        """Open an artifact.
+
+        Args:
+            pretrained: its folder.
+            provider: ``cpu`` or ``cuda``; None follows ``device``.
+            device: lm-eval's word for it: ``cpu``, ``cuda``, ``cuda:0``.
+            threads: for the runtime; None takes every processor this process may use.
+            batch_size: most requests that are run at once; ``auto`` for qexport's own choice.
+            max_batch_size: bounds ``auto``.
+            settings: those of :class:`ArtifactLM`.
+
+        Raises:
+            QExportError: no artifact, or one that cannot run as asked.
+        """
+        artifact = load_artifact(Path(pretrained))
+        chosen: Provider = provider or ("cuda" if (device or "").startswith("cuda") else "cpu")
+        session = open_session(artifact, provider=chosen, threads=threads, observe="kernels")
+        rows = (max_batch_size or ROWS) if str(batch_size).startswith("auto") else int(batch_size)
+        super().__init__(artifact.path, Here(artifact, session, rows=rows), **settings)
+        self._artifact = artifact
+
+    def get_model_info(self) -> dict[str, object]:
+        """What lm-eval writes into its results."""
+        manifest = self._artifact.manifest
+        return {
+            "model_num_parameters": manifest.model.parameters,
+            "model_sha": self._artifact.sha256,
+            "recipe": manifest.recipe,
+            "quantized_nodes": len(manifest.quantized),
+        }

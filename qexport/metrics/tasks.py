@@ -1,0 +1,333 @@
+"""Answers to the requests of a benchmark: log-likelihoods of continuations, and texts generated up to a stop word.
+
+What a question's choices have in common, the question, is run once, and each choice goes on from a copy of its cache;
+choices of one token need no run of their own. Requests are batched with others of their length. Where an artifact's
+activations are rounded by ranges that a whole batch shares, every sequence is run whole and by itself instead: batched,
+its scores would depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from qexport.decoding import padded
+from qexport.errors import ContractError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from qexport.artifact import Manifest
+    from qexport.decoding import Decoder
+    from qexport.runtime import Session
+
+ROWS = 32
+"""Sequences that are run at once."""
+
+_LOGITS = 2**26
+"""Logits held at once, 256 MiB: they bound a batch of long sequences, or of a large vocabulary."""
+_CACHED_TOKENS = 2**13
+"""Tokens in the caches of a batch: 600 MB for GPT-2 in float32, 1 GB for a model of 8 billion weights in float16."""
+_PADDING = 8
+"""A batch ends before a row that is shorter than its first by more than this, and by more than an eighth."""
+
+
+class Passage(NamedTuple):
+    """What is scored: the tokens of ``continuation`` after those of ``context``, at least one each."""
+
+    context: tuple[int, ...]
+    continuation: tuple[int, ...]
+
+
+class Likelihood(NamedTuple):
+    log_likelihood: float
+    """Of all tokens of the continuation together, in nats."""
+    greedy: bool
+    """Whether greedy generation would write the continuation."""
+
+
+class Prompt(NamedTuple):
+    """What is continued, greedily."""
+
+    tokens: tuple[int, ...]
+    until: tuple[str, ...]
+    """Texts any of which ends the answer."""
+    stop: tuple[int, ...]
+    """Tokens any of which ends it."""
+    new_tokens: int
+    """Most tokens of the answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """What may be run together."""
+
+    vocabulary: int
+    rows: int = ROWS
+    alone: bool = False
+    """Every sequence whole and by itself."""
+    switch: int | None = None
+    """Longer sequences are run whole and by themselves: beyond, the model turns all rows of a batch otherwise."""
+
+    @classmethod
+    def of(cls, manifest: Manifest, config: Mapping[str, Any], *, rows: int = ROWS) -> Batching:
+        """What an artifact's kind and its model's configuration allow."""
+        rope = config.get("rope_scaling") or {}
+        longrope = "longrope" in {rope.get("type"), rope.get("rope_type")}
+        return cls(
+            vocabulary=int(config["vocab_size"]),
+            rows=rows,
+            alone=depends_on_batch(manifest),
+            switch=int(config["original_max_position_embeddings"]) if longrope else None,
+        )
+
+
+def depends_on_batch(manifest: Manifest) -> bool:
+    """Whether what a sequence gets depends on the others in its batch.
+
+    So it is where a range of activations is taken over all tokens at once: with dynamic 8-bit integers for each tensor,
+    and with LLM.int8, which looks for outliers in the columns of the whole batch.
+    """
+    in_torch = manifest.kind == "torch"
+    return any(
+        node.activation == "dynamic" or (in_torch and node.weight_dtype == "int8") for node in manifest.quantized
+    )
+
+
+def loglikelihoods(
+    session: Session,
+    passages: Sequence[Passage],
+    *,
+    batching: Batching,
+    done: Callable[[Mapping[int, Likelihood]], None],
+) -> None:
+    """Score passages, in whatever order is fastest.
+
+    Args:
+        session: an opened artifact.
+        passages: what to score, none of them twice.
+        batching: what may be run together.
+        done: told the likelihoods of each batch, by index into ``passages``.
+
+    Raises:
+        ContractError: a likelihood is not finite.
+    """
+    forks = session.decoder(batch=1, capacity=1).forks
+    for batch in _batches(_rows(passages, batching, forks=forks), batching):
+        tally = _Tally(passages)
+        decoder = _read(session, batch, tally)
+        forked = [(place, index) for place, row in enumerate(batch) for index in row.forks]
+        forked.sort(key=lambda fork: -len(passages[fork[1]].continuation))
+        while forked:
+            room = len(batch[0].tokens) + len(passages[forked[0][1]].continuation)
+            together = max(1, min(batching.rows, _CACHED_TOKENS // room))
+            _go_on(decoder, forked[:together], tally)
+            del forked[:together]
+        done(tally.likelihoods())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """A sequence that is run from its start."""
+
+    tokens: tuple[int, ...]
+    reads: tuple[tuple[int, int], ...]
+    """Passages that are scored from its logits, each with the position that predicts its first token."""
+    forks: tuple[int, ...] = ()
+    """Passages whose first token alone is predicted here: the sequence is their context."""
+    alone: bool = False
+
+
+def _rows(passages: Sequence[Passage], batching: Batching, *, forks: bool) -> list[_Row]:
+    """The sequences to run, the longest first, so that memory runs out at once or not at all."""
+    by_context: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, passage in enumerate(passages):
+        by_context[passage.context].append(index)
+    rows: list[_Row] = []
+    for context, indices in by_context.items():
+        end = len(context) - 1
+        short = [index for index in indices if len(passages[index].continuation) == 1]
+        long = [index for index in indices if len(passages[index].continuation) > 1]
+        longest = max(len(passages[index].continuation) for index in indices)
+        alone = batching.alone or (batching.switch is not None and len(context) + longest > batching.switch)
+        fed = sum(len(passages[index].continuation) - 1 for index in long)
+        # A token fed in a step costs about half as much again as one of a long sequence.
+        if forks and not alone and len(context) * (len(long) - 1) > fed / 2:
+            rows.append(_Row(tokens=context, reads=tuple((index, end) for index in short), forks=tuple(long)))
+            continue
+        whole = [(context + passages[index].continuation[:-1], [(index, end)]) for index in long] or [(context, [])]
+        whole[0][1].extend((index, end) for index in short)
+        rows.extend(_Row(tokens=tokens, reads=tuple(reads), alone=alone) for tokens, reads in whole)
+    return sorted(rows, key=lambda row: (-len(row.tokens), row.tokens))
+
+
+def _batches(rows: Sequence[_Row], batching: Batching) -> Iterator[list[_Row]]:
+    batch: list[_Row] = []
+    for row in rows:
+        if batch and (row.alone or batch[0].alone or not _fits(batch[0].tokens, row.tokens, len(batch) + 1, batching)):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _fits(first: Sequence[int], tokens: Sequence[int], rows: int, batching: Batching) -> bool:
+    """Whether a batch that begins with its longest sequence may have these tokens as its last row."""
+    padding = len(first) - len(tokens)
+    return rows <= batching.rows and (
+        padding <= max(_PADDING, len(first) // 8) and rows * len(first) * batching.vocabulary <= _LOGITS
+    )
+
+
+class _Tally:
+    """Log-likelihoods of a batch as they come, token by token."""
+
+    def __init__(self, passages: Sequence[Passage]) -> None:
+        self.passages = passages
+        self._sums: dict[int, float] = defaultdict(float)
+        self._greedy: dict[int, bool] = defaultdict(lambda: True)
+
+    def add(self, logits: NDArray[np.float32], indices: Sequence[int], targets: Sequence[int]) -> None:
+        """Count one token of each passage.
+
+        Args:
+            logits: that predict it, ``[tokens, vocab]``.
+            indices: the passage of each.
+            targets: the token of each.
+        """
+        highest = logits.max(axis=1)
+        chosen = logits[np.arange(len(targets)), targets]
+        # The sums in float64: in float32 those of a large vocabulary would lose the fourth digit.
+        rest = np.log(np.exp(logits - highest[:, np.newaxis]).sum(axis=1, dtype=np.float64))
+        for index, likelihood, greedy in zip(
+            indices, (chosen - highest - rest).tolist(), (logits.argmax(axis=1) == targets).tolist(), strict=True
+        ):
+            self._sums[index] += likelihood
+            self._greedy[index] &= greedy
+
+    def likelihoods(self) -> dict[int, Likelihood]:
+        """By passage.
+
+        Raises:
+            ContractError: one is not finite.
+        """
+        if not all(map(np.isfinite, self._sums.values())):
+            raise ContractError("a likelihood is not finite: the artifact computes NaN or Inf")
+        return {index: Likelihood(total, self._greedy[index]) for index, total in self._sums.items()}
+
+
+def _read(session: Session, batch: Sequence[_Row], tally: _Tally) -> Decoder:
+    """Run sequences from their start, and count all that is predicted there; what did it can be forked."""
+    lengths = [len(row.tokens) for row in batch]
+    decoder = session.decoder(batch=len(batch), capacity=lengths[0])
+    logits = decoder.prefill(*padded([np.array(row.tokens) for row in batch], decoder.side))
+    for place, row in enumerate(batch):
+        start = lengths[0] - lengths[place] if decoder.side == "left" else 0
+        for index, position in row.reads:
+            targets = tally.passages[index].continuation
+            predicting = logits[place, start + position : start + position + len(targets)]
+            tally.add(predicting, [index] * len(targets), targets)
+        if row.forks:
+            predicting = np.broadcast_to(logits[place, start + lengths[place] - 1], (len(row.forks), logits.shape[2]))
+            tally.add(predicting, row.forks, [tally.passages[index].continuation[0] for index in row.forks])
+    return decoder
+
+
+def _go_on(decoder: Decoder, forks: Sequence[tuple[int, int]], tally: _Tally) -> None:
+    """Feed continuations, the longest first, token by token behind their contexts.
+
+    Args:
+        decoder: that has run the contexts.
+        forks: the row of each context, and the passage.
+        tally: what they count to.
+    """
+    continuations = [tally.passages[index].continuation for _, index in forks]
+    rows = np.array([place for place, _ in forks])
+    decoder = decoder.fork(rows, steps=len(continuations[0]) - 1)
+    for step in range(1, len(continuations[0])):
+        going = sum(len(tokens) > step for tokens in continuations)
+        if going <= len(rows) // 2:
+            rows = np.arange(going)
+            decoder = decoder.fork(rows, steps=len(continuations[0]) - step)
+        fed = [tokens[min(step, len(tokens)) - 1] for tokens in continuations[: len(rows)]]
+        logits = decoder.advance(np.array(fed))
+        indices = [index for _, index in forks[:going]]
+        tally.add(logits[:going], indices, [tokens[step] for tokens in continuations[:going]])
+
+
+def generate_until(
+    session: Session,
+    prompts: Sequence[Prompt],
+    *,
+    batching: Batching,
+    read: Callable[[Sequence[int]], str],
+    done: Callable[[Mapping[int, tuple[int, ...]]], None],
+) -> None:
+    """Continue prompts greedily, each until it is ended.
+
+    Args:
+        session: an opened artifact.
+        prompts: what to continue.
+        batching: what may be run together.
+        read: from tokens to text, in which the stop words are looked for.
+        done: told the new tokens of each batch, by index into ``prompts``; the text may go on behind a stop word.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index].tokens), prompts[index]))
+    for batch in _prompt_batches(prompts, order, batching):
+        answers = _answer([prompts[index] for index in batch], session, read)
+        done(dict(zip(batch, answers, strict=True)))
+
+
+def _prompt_batches(prompts: Sequence[Prompt], order: Sequence[int], batching: Batching) -> Iterator[list[int]]:
+    batch: list[int] = []
+    room = 0
+    for index in order:
+        prompt = prompts[index]
+        first = prompts[batch[0]].tokens if batch else prompt.tokens
+        room = max(room, len(first) + prompt.new_tokens)
+        alone = batching.alone or (batching.switch is not None and room > batching.switch)
+        full = (len(batch) + 1) * room > _CACHED_TOKENS or not _fits(first, prompt.tokens, len(batch) + 1, batching)
+        if batch and (alone or full):
+            yield batch
+            batch, room = [], len(prompt.tokens) + prompt.new_tokens
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _answer(prompts: Sequence[Prompt], session: Session, read: Callable[[Sequence[int]], str]) -> list[tuple[int, ...]]:
+    """The new tokens of each prompt; rows that have ended are dropped once they are the half."""
+    answers: list[list[int]] = [[] for _ in prompts]
+
+    def ended(place: int) -> bool:
+        tokens, prompt = answers[place], prompts[place]
+        if len(tokens) == prompt.new_tokens or tokens[-1] in prompt.stop:
+            return True
+        text = read(tokens) if prompt.until else ""
+        return any(word in text for word in prompt.until)
+
+    steps = max(prompt.new_tokens for prompt in prompts)
+    longest = max(len(prompt.tokens) for prompt in prompts)
+    decoder = session.decoder(batch=len(prompts), capacity=longest + steps)
+    latest = decoder.begin(*padded([np.array(prompt.tokens) for prompt in prompts], decoder.side))
+    places, going = list(range(len(prompts))), set(range(len(prompts)))
+    for step in itertools.count(1):
+        for place, token in zip(places, latest.tolist(), strict=True):
+            if place in going:
+                answers[place].append(token)
+                if ended(place):
+                    going.remove(place)
+        if not going:
+            break
+        if len(going) <= len(places) // 2 and decoder.forks:
+            rows = np.array([row for row, place in enumerate(places) if place in going])
+            decoder, latest = decoder.fork(rows, steps=steps - step), latest[rows]
+            places = [places[row] for row in rows]
+        latest = decoder.step(latest)
+    return [tuple(tokens) for tokens in answers]
