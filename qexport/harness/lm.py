@@ -25,7 +25,7 @@ from qexport.artifact import load_artifact
 from qexport.errors import InputError
 from qexport.inputs.models import stop_ids
 from qexport.metrics.tasks import ROWS, Likelihood, Passage, Prompt
-from qexport.runtime import Provider, open_session
+from qexport.runtime import Provider, ProviderUnavailable, open_session, require_provider
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -225,8 +225,8 @@ class QExportLM(ArtifactLM):
 
         Args:
             pretrained: its folder.
-            provider: ``cpu`` or ``cuda``; None follows ``device``.
-            device: lm-eval's word for it: ``cpu``, ``cuda``, ``cuda:0``.
+            provider: ``cpu`` or ``cuda``; None follows ``device`` where onnxruntime can.
+            device: lm-eval's, which says ``cuda`` unless it is told otherwise, whatever the machine.
             threads: for the runtime; None takes every processor this process may use.
             batch_size: most requests that are run at once; ``auto`` for qexport's own choice.
             max_batch_size: bounds ``auto``.
@@ -236,11 +236,10 @@ class QExportLM(ArtifactLM):
             QExportError: no artifact, or one that cannot run as asked.
         """
         artifact = load_artifact(Path(pretrained))
-        chosen: Provider = provider or ("cuda" if (device or "").startswith("cuda") else "cpu")
-        session = open_session(artifact, provider=chosen, threads=threads, observe="kernels")
+        session = open_session(artifact, provider=provider or _provider_of(device), threads=threads, observe="kernels")
         rows = (max_batch_size or ROWS) if str(batch_size).startswith("auto") else int(batch_size)
         super().__init__(artifact.path, Here(artifact, session, rows=rows), **settings)
-        self._artifact = artifact
+        self._artifact, self._session = artifact, session
 
     def get_model_info(self) -> dict[str, object]:
         """What lm-eval writes into its results."""
@@ -250,4 +249,15 @@ class QExportLM(ArtifactLM):
             "model_sha": self._artifact.sha256,
             "recipe": manifest.recipe,
             "quantized_nodes": len(manifest.quantized),
+            "provider": self._session.provider,
         }
+
+
+def _provider_of(device: str | None) -> Provider:
+    if not (device or "").startswith("cuda"):
+        return "cpu"
+    try:
+        require_provider("cuda")
+    except ProviderUnavailable:
+        return "cpu"
+    return "cuda"
