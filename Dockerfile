@@ -17,11 +17,11 @@ ENV PIP_NO_CACHE_DIR=1 \
 # PyTorch's own index has a build without CUDA; its local version (+cpu) satisfies the same pin and is preferred.
 FROM base AS cpu
 ENV PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu \
-    QEXPORT_EXTRAS=cpu,inc
+    QEXPORT_EXTRAS=cpu,inc,eval
 
 # torch from PyPI brings the CUDA 13 and cuDNN libraries that onnxruntime-gpu loads too, so the slim base will do.
 FROM base AS cuda
-ENV QEXPORT_EXTRAS=gpu,inc
+ENV QEXPORT_EXTRAS=gpu,inc,eval
 
 # The stage above that VARIANT names.
 # hadolint ignore=DL3006

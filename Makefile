@@ -33,11 +33,11 @@ $(BIN)/python:
 	exit 1
 
 $(VENV)/.installed: $(INPUTS) | $(BIN)/python
-	$(BIN)/python -m pip install -c constraints.txt -e '.[cpu,inc]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[cpu,inc,eval]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(INPUTS) | $(BIN)/python
-	$(BIN)/python -m pip install -c constraints.txt -e '.[cpu,inc,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[cpu,inc,eval,dev]'
 	@touch $(VENV)/.installed $@
 
 ## run     set up, then take the bundled model through the table; the report is written to runs/
@@ -57,11 +57,12 @@ check: $(VENV)/.installed-dev
 
 ## bench   side-by-side runs against the peers
 bench: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[cpu,inc,eval,bench]'
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 $(GPU_VENV)/.installed-gpu: $(INPUTS)
 	$(MAKE) VENV=$(GPU_VENV) $(GPU_VENV)/bin/python
-	$(GPU_VENV)/bin/python -m pip install -c constraints.txt -e '.[gpu,inc,dev]'
+	$(GPU_VENV)/bin/python -m pip install -c constraints.txt -e '.[gpu,inc,eval,dev]'
 	@touch $@
 
 ## gpu     what needs a CUDA device: its tests, then every published table; the reports are written to docs/results/gpu

@@ -5,6 +5,7 @@
     python benchmarks/run.py outliers    # the same models with activation outliers
     python benchmarks/run.py gpt2        # size, speed, time and memory on GPT-2 124M shapes (random weights)
     python benchmarks/run.py generation  # the generation loop on the same shapes, against the bare session and Optimum's
+    python benchmarks/run.py tasks       # ARC-Challenge on the same shapes, against lm-eval's own two models for ONNX
 
 The table goes to stdout and, from a whole run, to docs/results/benchmarks.md with the machine it was measured on. Exit
 code 1 says that a promise is not kept.
@@ -24,10 +25,11 @@ from benchmarks.figures import report
 from benchmarks.generation import generation
 from benchmarks.gpt2 import gpt2
 from benchmarks.quality import outliers, quality
+from benchmarks.tasks import tasks
 from benchmarks.trained import ROOT
 
 RESULT = ROOT / "docs" / "results" / "benchmarks.md"
-PARTS = {"quality": quality, "outliers": outliers, "gpt2": gpt2, "generation": generation}
+PARTS = {"quality": quality, "outliers": outliers, "gpt2": gpt2, "generation": generation, "tasks": tasks}
 
 
 def main() -> None:

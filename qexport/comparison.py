@@ -23,7 +23,7 @@ from qexport.catalogue import CATALOGUE, metrics_of, require_tasks
 from qexport.errors import InputError, NotComparable, UnsupportedHere
 from qexport.export import Exporter
 from qexport.harness.evaluate import Place, evaluate
-from qexport.harness.tasks import LoadedTask, load_tasks
+from qexport.harness.tasks import LoadedTask, load_task
 from qexport.inputs.bundled import find_bundled
 from qexport.inputs.experiment import Experiment, Row, default_experiment, load_experiment
 from qexport.inputs.models import ModelSource, load_tokenizer, locate_model, stop_ids
@@ -359,7 +359,7 @@ class _Run:
         """
         probes = [name for name, probe in PROBES.items() if set(probe.metrics) & set(self.metrics)]
         missing = {name: self._missing(name, wanted) for name in probes}
-        tasks = self._load_tasks()
+        tasks, away = self._load_tasks()
         asked = [metric.name for task in tasks for metric in metrics_of(task)]
         unasked = [row for row in wanted if asked and not self.journal.has(row.label, asked)]
         rows = {row.label: row for several in (*missing.values(), unasked) for row in several}
@@ -368,16 +368,26 @@ class _Run:
             self._probe(name, [built[row.label] for row in several])
         for row in unasked:
             self._ask(built[row.label], tasks)
+        for task, reason in away.items():
+            for row in wanted:
+                nothing = _Built(wanted=row, artifact=None, skipped=reason)
+                self.journal.add([self._skipped(nothing, metric.name) for metric in metrics_of(task)])
         return self._in_order(wanted)
 
-    def _load_tasks(self) -> dict[str, LoadedTask]:
-        """The tasks that yield one of the metrics.
+    def _load_tasks(self) -> tuple[dict[str, LoadedTask], dict[str, str]]:
+        """The tasks that yield one of the metrics, and those whose questions cannot be had, with the reason.
 
         Raises:
             NotComparable: records that are there are of other questions, or of other examples ahead of them.
         """
         names = dict.fromkeys(CATALOGUE[metric].task for metric in self.metrics if CATALOGUE[metric].task)
-        tasks = load_tasks(list(names), self.experiment.tasks)
+        tasks: dict[str, LoadedTask] = {}
+        away: dict[str, str] = {}
+        for name in names:
+            try:
+                tasks[name] = load_task(name, self.experiment.tasks)
+            except UnsupportedHere as error:
+                away[name] = str(error)
         for record in self.journal.records:
             task = tasks.get(CATALOGUE[record.metric].task)
             if task and record.skipped is None and record.facts.get("data_sha256") != task.data_sha256:
@@ -385,7 +395,7 @@ class _Run:
                     f"{record.metric} of {record.row}: cannot be resumed, the questions or the examples have changed; "
                     "start anew with --overwrite"
                 )
-        return tasks
+        return tasks, away
 
     def _ask(self, built: _Built, tasks: Mapping[str, LoadedTask]) -> None:
         """One row through all tasks."""

@@ -20,7 +20,7 @@ from qexport.artifact import Artifact, load_artifact
 from qexport.catalogue import require_tasks
 from qexport.errors import InputError
 from qexport.harness.evaluate import Place, evaluate
-from qexport.harness.tasks import load_tasks
+from qexport.harness.tasks import load_task
 from qexport.inputs.experiment import Tasks
 from qexport.metrics.tasks import ROWS
 from qexport.report import check_report_folder, write_report
@@ -74,7 +74,7 @@ def evaluate_artifacts(
     artifacts = [load_artifact(path) for path in paths]
     _require_one_model(artifacts)
     measure.require_provider(options.provider)
-    tasks = load_tasks(names, plan)
+    tasks = {name: load_task(name, plan) for name in names}
     journal = resume.Journal(folder, resume=options.resume)
     run = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     records: list[Measurement] = []

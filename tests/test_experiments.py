@@ -5,13 +5,20 @@ A process that imports torch takes seconds, so two of them leave out figures and
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
+from pathlib import Path
+
 import pytest
 
 from qexport import comparison
+from qexport.catalogue import CATALOGUE
 from qexport.comparison import CompareOptions
 from qexport.inputs.bundled import bundled
 from qexport.inputs.experiment import load_experiment
+from qexport.inputs.task_data import MMLU_SUBJECTS
 from qexport.inputs.text import Text
+from tests.task_rows import write_mmlu
 
 NAMES = ("phi-3-mini-128k-instruct", "gpt2", "llama-3-8b", "qwen2.5-3b", "mistral-7b")
 METRICS = {"gpt2": ("weight_bytes", "latency_s", "sentence_perplexity")}
@@ -26,16 +33,28 @@ LEFT_OUT = {
 }
 """Recipes and computing types of rows."""
 ON_A_DEVICE = {"loaded_device_bytes", "peak_device_bytes", "device_context_bytes", "device_increase_bytes"}
-
+OF_TASKS = {metric for metric, described in CATALOGUE.items() if described.task}
+NOT_HERE = ON_A_DEVICE if importlib.util.find_spec("lm_eval") else ON_A_DEVICE | OF_TASKS
+QUESTIONS = 3
+"""Of each task; MMLU has one of each subject."""
 
 CALIBRATION = Text(
     "a few words", tuple(f"The fox number {n} ran home, and slept there for {n} days. " * 12 for n in range(4))
 )
 
 
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    """A folder with questions of every task."""
+    folder = tmp_path_factory.mktemp("questions") / "tasks"
+    shutil.copytree(Path(__file__).parent / "data" / "tasks", folder)
+    write_mmlu(folder, questions=1)
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_published_table_is_measured_on_a_stand_in(name, tmp_path):
+def test_a_published_table_is_measured_on_a_stand_in(name, questions, tmp_path):
     experiment = load_experiment(bundled(f"models/{name}.toml"))
     left_out = LEFT_OUT.get(name, set())
     rows = tuple(row for row in experiment.rows if (row.recipe, row.options.get("compute")) not in left_out)
@@ -48,6 +67,9 @@ def test_a_published_table_is_measured_on_a_stand_in(name, tmp_path):
             "sentences": 3,
             "generation": experiment.generation.model_copy(update={"new_tokens": 4}),
             "session": experiment.session and experiment.session.model_copy(update={"max_tokens": 4}),
+            "tasks": experiment.tasks.model_copy(
+                update={"data": questions, "limit": QUESTIONS, "gen_kwargs": {"max_gen_toks": 8}}
+            ),
         }
     )
     options = CompareOptions(stand_in="tiny", rounds=1, engine="ort")
@@ -57,7 +79,10 @@ def test_a_published_table_is_measured_on_a_stand_in(name, tmp_path):
     for record in records:
         assert record.stand_in
         assert record.model == f"{experiment.name}-stand-in"
-        assert (record.skipped is not None) == (record.metric in ON_A_DEVICE), (record.row, record.skipped)
+        assert (record.skipped is not None) == (record.metric in NOT_HERE), (record.row, record.skipped)
+        if record.metric in OF_TASKS - NOT_HERE:
+            assert len(record.samples) == (len(MMLU_SUBJECTS) if record.metric == "mmlu_acc" else QUESTIONS)
+            assert record.facts["num_fewshot"] == (5 if CATALOGUE[record.metric].task == "gsm8k" else 0)
     published = {
         (row, metric): figure.value
         for row, given in enumerate(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,17 +49,13 @@ class LoadedTask:
     """Where the questions came from, in words that hold on every machine."""
 
 
-def load_tasks(names: Sequence[str], plan: Tasks) -> dict[str, LoadedTask]:
-    """Load tasks by name.
+def load_task(name: str, plan: Tasks) -> LoadedTask:
+    """Load a task by name.
 
     Raises:
         InputError: local files that are missing or wrong, or fewer examples than asked for.
-        UnsupportedHere: the hub cannot be reached for a task's questions, or lm-eval is not installed.
+        UnsupportedHere: the hub cannot be reached for the task's questions, or lm-eval is not installed.
     """
-    return {name: _load(name, plan) for name in names}
-
-
-def _load(name: str, plan: Tasks) -> LoadedTask:
     local = None if plan.data is None else load_task_data(plan.data, name)
     parts = local.keys() if local else [f"mmlu_{subject}" for subject in MMLU_SUBJECTS] if name == "mmlu" else [name]
     overrides = {part: {} if local is None else _local(local[part]) for part in parts}

@@ -9,7 +9,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import NamedTuple
 
-from qexport.catalogue import CATALOGUE, Unit, require_known
+from qexport.catalogue import CATALOGUE, Metric, Unit, require_known
 from qexport.errors import InputError
 
 _SIZES = {"kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -25,6 +25,9 @@ UNITS: Mapping[Unit, Mapping[str, Decimal]] = MappingProxyType(
 )
 """The units that a figure may be written in, and what one of each is in the recorded unit."""
 
+_PARTS = MappingProxyType({"%": Decimal("0.01")})
+"""The same of accuracies, which have no unit of their own."""
+
 _FIGURE = re.compile(r"(?P<number>[0-9][0-9,]*(\.[0-9]+)?([eE][+-]?[0-9]+)?)\s*(?P<unit>\S+)?")
 
 
@@ -39,7 +42,7 @@ def parse_figures(values: object) -> dict[str, Figure]:
     """Figures by metric.
 
     Args:
-        values: a mapping of metrics to numbers in the recorded unit, or to texts with a unit: ``"486.70 MiB"``.
+        values: a mapping of metrics to numbers in the recorded unit, or to texts with a unit: ``"486.70 MiB"``, ``"61.0 %"``.
 
     Raises:
         InputError: no mapping, an unknown metric, or a figure that :func:`parse_figure` refuses.
@@ -56,51 +59,62 @@ def parse_figures(values: object) -> dict[str, Figure]:
 def parse_figure(metric: str, value: object) -> float:
     """One figure in its metric's recorded unit.
 
-    >>> parse_figure("token_latency_s", "239 ms")
-    0.239
+    >>> parse_figure("token_latency_s", "239 ms"), parse_figure("mmlu_acc", "61.0 %")
+    (0.239, 0.61)
 
     Raises:
-        InputError: not a positive number, an unknown unit, or one that the metric is not measured in.
+        InputError: not a positive number, an accuracy above 1, an unknown unit, or one that the metric is not measured in.
     """
-    unit = CATALOGUE[metric].unit
+    measured = CATALOGUE[metric]
     if isinstance(value, str):
-        number, scale = _split(metric, value, unit)
+        number, scale = _split(measured, value)
         figure = float(number * scale)  # decimal up to here: 239 ms are 0.239 s, and not 0.23900000000000002
     elif isinstance(value, int | float) and not isinstance(value, bool):
         figure = float(value)
     else:
-        raise InputError(f"{metric}: {value!r} is no figure; write a number, or a text such as {_example(unit)}")
+        raise InputError(f"{metric}: {value!r} is no figure; write a number, or a text such as {_example(measured)}")
+    written = " ".join(str(value).split())
     if not (figure > 0 and math.isfinite(figure)):
-        raise InputError(f"{metric}: {value} is not above zero; correct it, or leave the figure out")
+        raise InputError(f"{metric}: {written} is not above zero; correct it, or leave the figure out")
+    if measured.form == "accuracy" and figure > 1:
+        raise InputError(f"{metric}: {written} is more than all questions; an accuracy is at most 1, or 100 %")
     return figure
 
 
-def _split(metric: str, text: str, unit: Unit) -> tuple[Decimal, Decimal]:
-    text = " ".join(text.split())
+def _split(metric: Metric, text: str) -> tuple[Decimal, Decimal]:
+    name, unit, text = metric.name, metric.unit, " ".join(text.split())
+    units = _PARTS if metric.form == "accuracy" else UNITS[unit]
     found = _FIGURE.fullmatch(text)
     if found is None:
         raise InputError(
-            f'{metric}: "{text}" is no figure; write a positive number and its unit, as in {_example(unit)}'
+            f'{name}: "{text}" is no figure; write a positive number and its unit, as in {_example(metric)}'
         )
     number, given = Decimal(found["number"].replace(",", "")), found["unit"]
-    if given in UNITS[unit]:
-        return number, UNITS[unit][given]
-    if not unit:
-        if given is None:
-            return number, Decimal(1)
-        raise InputError(f'{metric}: "{text}" has a unit, and {metric} has none; leave {given} out')
+    if given in units:
+        return number, units[given]
     if given is None:
-        raise InputError(f'{metric}: "{text}" names no unit; use {", ".join(UNITS[unit])}')
+        if not unit:
+            return number, Decimal(1)
+        raise InputError(f'{name}: "{text}" names no unit; use {", ".join(units)}')
+    if given in _PARTS:
+        raise InputError(
+            f'{name}: "{text}" is in per cent, as only accuracies are; write the figure itself, as in {_example(metric)}'
+        )
+    if not unit:
+        besides = f" but {', '.join(units)}" if units else ""
+        raise InputError(f'{name}: "{text}" has a unit, and {name} has none{besides}; leave {given} out')
     if any(given in known for known in UNITS.values()):
-        raise InputError(f'{metric}: "{text}" is in the wrong unit; {metric} takes {", ".join(UNITS[unit])}')
-    raise InputError(f'{metric}: "{text}" has an unknown unit {given}; use {", ".join(UNITS[unit])}')
+        raise InputError(f'{name}: "{text}" is in the wrong unit; {name} takes {", ".join(units)}')
+    raise InputError(f'{name}: "{text}" has an unknown unit {given}; use {", ".join(units)}')
 
 
-def _example(unit: Unit) -> str:
+def _example(metric: Metric) -> str:
+    if metric.form == "accuracy":
+        return '"61.0 %"'
     return {
         "bytes": '"486.70 MiB"',
         "s": '"239 ms"',
         "tokens/s": '"161.27 tokens/s"',
         "tokens": '"64 tokens"',
         "": "261.66",
-    }[unit]
+    }[metric.unit]

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from qexport.decoding import Decoder
     from qexport.runtime import Session
 
-ROWS = 32
+ROWS = 64
 """Sequences that are run at once."""
 
-_LOGITS = 2**26
-"""Logits held at once, 256 MiB: they bound a batch of long sequences, or of a large vocabulary."""
+_LOGITS = 2**27
+"""Logits held at once, 512 MiB: they bound a batch of long sequences, or of a large vocabulary."""
 _CACHED_TOKENS = 2**13
 """Tokens in the caches of a batch: 600 MB for GPT-2 in float32, 1 GB for a model of 8 billion weights in float16."""
 _PADDING = 8

@@ -390,7 +390,7 @@ def task_notes(table: Table) -> tuple[str, ...]:
     cuts = []
     for task, facts in _task_facts(table).items():
         for split, whom in _by_value(facts, "split"):
-            if split != "test":
+            if split and split != "test":  # a local file may name none
                 splits.setdefault((split, whom), []).append(task)
         for cut, whom in _by_value(facts, "truncated"):
             if cut:
@@ -488,7 +488,7 @@ def _text_of(run: Run, metric: str) -> str:
     amount = next((amount for row in run.rows if (amount := _amount(row.figure(metric)))), "")
     what = "questions and prompts" if COLUMN[metric].form == "accuracy" else "token ids"
     digest = f"{what} sha256 {conditions.text_sha256[:12]}" if conditions.text_sha256 else ""
-    asked = [form.format(record.facts[name]) for name, form in _ASKED.items() if name in record.facts]
+    asked = [form.format(record.facts[name]) for name, form in _ASKED.items() if record.facts.get(name, "") != ""]
     return ", ".join(part for part in (conditions.text, conditions.sequence, amount, *asked, digest) if part)
 
 

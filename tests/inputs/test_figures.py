@@ -27,6 +27,11 @@ from qexport.inputs.figures import UNITS, parse_figure, parse_figures
         ("perplexity", 261.66, 261.66),
         ("perplexity", "2.6e2", 260),
         ("warning_count", 2, 2),
+        ("mmlu_acc", "61.0 %", 0.61),
+        ("mmlu_acc", "0.5%", 0.005),
+        ("mmlu_acc", "100 %", 1),
+        ("gsm8k_strict", "0.820", 0.82),
+        ("gsm8k_strict", 1, 1),
     ],
 )
 def test_a_figure_comes_out_in_the_recorded_unit(metric, value, figure):
@@ -56,6 +61,18 @@ def test_a_figure_comes_out_in_the_recorded_unit(metric, value, figure):
         ("latency_s", "1e999 s", ["not above zero"]),
         ("latency_s", True, ["is no figure"]),
         ("latency_s", [1.0], ["is no figure"]),
+        ("mmlu_acc", "100.5 %", ["100.5 % is more than all questions", "at most 1, or 100 %"]),
+        ("mmlu_acc", "101\n%", ["101 % is more than all questions"]),
+        ("mmlu_acc", 61.0, ["61.0 is more than all questions", "at most 1, or 100 %"]),
+        ("mmlu_acc", "61.0", ["is more than all questions"]),
+        ("mmlu_acc", "0 %", ["0 % is not above zero"]),
+        ("mmlu_acc", 0, ["not above zero"]),
+        ("mmlu_acc", "-1 %", ["is no figure", '"61.0 %"']),
+        ("mmlu_acc", True, ["is no figure", '"61.0 %"']),
+        ("mmlu_acc", "61 s", ["has a unit, and mmlu_acc has none but %", "leave s out"]),
+        ("perplexity", "3 %", ["is in per cent, as only accuracies are", "261.66"]),
+        ("response_correct", "50 %", ["is in per cent"]),
+        ("weight_bytes", "27 %", ["is in per cent", '"486.70 MiB"']),
     ],
 )
 def test_bad_figures(metric, value, parts):
@@ -71,6 +88,11 @@ def test_figures_are_of_known_metrics():
     assert parse_figures({"latency_s": "83 ms", "perplexity": 2}) == {
         "latency_s": (0.083, "83 ms"),
         "perplexity": (2.0, ""),
+    }
+    assert parse_figures({"piqa_acc": " 82.0 % ", "piqa_acc_norm": "0.820", "arc_easy_acc": 0.82}) == {
+        "piqa_acc": (0.82, "82.0 %"),
+        "piqa_acc_norm": (0.82, "0.820"),
+        "arc_easy_acc": (0.82, ""),
     }
     with pytest.raises(InputError, match=r"latency: no such metric; did you mean .*latency_s"):
         parse_figures({"latency": 0.1})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from qexport.catalogue import CATALOGUE
 from qexport.inputs.bundled import bundled
 from qexport.inputs.experiment import Experiment, Row, load_experiment
+from qexport.inputs.task_data import MMLU_SUBJECTS
 from qexport.recipes import recipe
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -57,27 +59,51 @@ GPT2 = {
     "bnb-nf4": (127.85, 0.0262, 276.55),
 }
 
-LLAMA_COLUMNS = ["load_s", "loaded_device_bytes", "sequential_s", "batch_s", "batch_tokens_per_s", "peak_device_bytes"]
+LLAMA_COLUMNS = [
+    "load_s",
+    "loaded_device_bytes",
+    "sequential_s",
+    "batch_s",
+    "batch_tokens_per_s",
+    "peak_device_bytes",
+    "arc_easy_acc",
+    "arc_easy_acc_norm",
+    "gsm8k_strict",
+    "gsm8k_flexible",
+    "hellaswag_acc",
+    "hellaswag_acc_norm",
+    "piqa_acc",
+    "piqa_acc_norm",
+]
+LLAMA_TASKS = {
+    "fp16": (0.820, 0.832, 0.736, 0.732, 0.552, 0.672, 0.784, 0.816),
+    "w8a16-gptq": (0.824, 0.832, 0.752, 0.748, 0.552, 0.668, 0.784, 0.820),
+    "int8-dynamic": (0.812, 0.836, 0.756, 0.756, 0.548, 0.664, 0.780, 0.824),
+    "w4a16-gptq": (0.832, 0.844, 0.728, 0.716, 0.548, 0.672, 0.756, 0.804),
+    "w4a16-awq": (0.816, 0.844, 0.720, 0.720, 0.540, 0.676, 0.776, 0.812),
+    "w8a16-rtn": (0.824, 0.828, 0.736, 0.736, 0.556, 0.672, 0.776, 0.820),
+    "fp8": (0.828, 0.832, 0.764, 0.760, 0.552, 0.672, 0.784, 0.820),
+}
 LLAMA = {
-    "fp16": (132.01, 43.97, 18.33, 3.97, 161.27, 44.85),
-    "w8a16-gptq": (84.08, 43.95, 10.40, 2.16, 296.15, 44.83),
-    "int8-dynamic": (85.55, 44.00, 11.54, 2.36, 271.10, 44.87),
-    "w4a16-gptq": (101.10, 43.98, 6.42, 1.35, 472.68, 44.85),
-    "w4a16-awq": (98.73, 43.94, 6.43, 1.36, 471.55, 44.81),
-    "w8a16-rtn": (83.19, 44.14, 10.40, 2.16, 296.25, 45.01),
-    "fp8": (95.63, 44.00, 10.30, 2.16, 296.23, 44.87),
+    "fp16": (132.01, 43.97, 18.33, 3.97, 161.27, 44.85, *LLAMA_TASKS["fp16"]),
+    "w8a16-gptq": (84.08, 43.95, 10.40, 2.16, 296.15, 44.83, *LLAMA_TASKS["w8a16-gptq"]),
+    "int8-dynamic": (85.55, 44.00, 11.54, 2.36, 271.10, 44.87, *LLAMA_TASKS["int8-dynamic"]),
+    "w4a16-gptq": (101.10, 43.98, 6.42, 1.35, 472.68, 44.85, *LLAMA_TASKS["w4a16-gptq"]),
+    "w4a16-awq": (98.73, 43.94, 6.43, 1.36, 471.55, 44.81, *LLAMA_TASKS["w4a16-awq"]),
+    "w8a16-rtn": (83.19, 44.14, 10.40, 2.16, 296.25, 45.01, *LLAMA_TASKS["w8a16-rtn"]),
+    "fp8": (95.63, 44.00, 10.30, 2.16, 296.23, 44.87, *LLAMA_TASKS["fp8"]),
 }
 
-QWEN_COLUMNS = ["weight_bytes", "token_latency_s"]
+QWEN_COLUMNS = ["weight_bytes", "token_latency_s", "mmlu_acc", "arc_easy_acc", "arc_challenge_acc"]
 QWEN = {
-    "torch-fp32": (11.50, 0.239),
-    "torch-fp16": (5.75, 0.109),
-    "bnb-nf4 fp32": (1.87, 0.412),
-    "bnb-nf4 fp16": (1.87, 0.197),
-    "bnb-fp4 fp32": (1.87, 0.405),
-    "bnb-fp4 fp16": (1.87, 0.197),
-    "bnb-int8 fp32": (3.16, 0.409),
-    "bnb-int8 fp16": (3.16, 0.409),
+    "torch-fp32": (11.50, 0.239, 0.610, 0.905, 0.905),
+    "torch-fp16": (5.75, 0.109, 0.610, 0.905, 0.905),
+    "bnb-nf4 fp32": (1.87, 0.412, 0.585, 0.900, 0.900),
+    "bnb-nf4 fp16": (1.87, 0.197, 0.585, 0.900, 0.900),
+    "bnb-fp4 fp32": (1.87, 0.405, 0.505, 0.840, 0.840),
+    "bnb-fp4 fp16": (1.87, 0.197, 0.510, 0.840, 0.840),
+    "bnb-int8 fp32": (3.16, 0.409, 0.600, 0.895, 0.895),
+    "bnb-int8 fp16": (3.16, 0.409, 0.600, 0.895, 0.895),
 }
 
 MISTRAL_COLUMNS = ["generation_s", "tokens_per_s", "device_increase_bytes", "disk_bytes"]
@@ -158,8 +184,33 @@ def test_the_units_are_what_the_architectures_prove():
     assert round(qwen[1] * 2 / GIB, 2) == 5.75
     assert round((qwen[0] / 2 + (qwen[1] - qwen[0]) * 2) / GIB, 2) == 1.87
     assert round((qwen[0] + (qwen[1] - qwen[0]) * 2) / GIB, 2) == 3.16
-    for _load, _memory, _sequence, seconds, rate, _peak in LLAMA.values():
+    for _load, _memory, _sequence, seconds, rate, *_others in LLAMA.values():
         assert seconds * rate == pytest.approx(5 * 128, rel=0.004)
+
+
+@pytest.mark.parametrize(("name", "questions"), [("llama-3-8b", 250), ("qwen2.5-3b", 200)])
+def test_the_accuracies_prove_how_many_questions_were_asked(name, questions):
+    """Whatever was answered rightly, a smaller number of them cannot give a task's published figures."""
+    by_task: dict[str, set[float]] = {}
+    for row in read(name).rows:
+        for metric, figure in row.published.items():
+            if CATALOGUE[metric].task:
+                by_task.setdefault(CATALOGUE[metric].task, set()).add(figure.value)
+
+    def possible(figures: set[float], count: int) -> bool:
+        return figures <= {round(right / count, 3) for right in range(count + 1)}
+
+    for task, figures in by_task.items():
+        assert next(count for count in range(1, 1000) if possible(figures, count)) == questions, task
+        assert all(figure * questions == pytest.approx(round(figure * questions), abs=1e-9) for figure in figures)
+
+
+def test_the_tasks_are_cut_to_what_the_accuracies_prove():
+    llama, qwen = read("llama-3-8b"), read("qwen2.5-3b")
+    assert {llama.tasks.limit_of(task) for task in ("arc_easy", "gsm8k", "hellaswag", "piqa")} == {250}
+    assert [qwen.tasks.limit_of(task) for task in ("arc_easy", "arc_challenge", "mmlu")] == [200, 200, 4]
+    assert min(range(1, 20), key=lambda limit: abs(limit * len(MMLU_SUBJECTS) - 200)) == 4
+    assert (llama.tasks.num_fewshot, qwen.tasks.num_fewshot) == (None, None)
 
 
 def test_what_is_asked_of_a_model_is_in_its_experiment():

@@ -182,6 +182,15 @@ def test_other_splits_and_cut_contexts_are_told(full, table):
     assert words.task_notes(table) == ()
 
 
+def test_a_split_that_no_file_names_is_not_told(everything):
+    kept = [r for r in everything if r.metric in {"piqa_acc", "mmlu_acc"} and r.row in {"fp32", "nf4"}]
+    table = build_table([r.model_copy(update={"facts": r.facts | {"split": ""}}) for r in kept])
+    assert words.task_notes(table) == ()
+    found = dict(words.conditions(table))
+    assert found["Questions of PIQA"].startswith("400 questions, 0-shot, task version 1.0, ")
+    assert found["Questions of MMLU"].startswith("400 questions, 5-shot, task version 1.0, ")
+
+
 def test_a_context_cut_for_one_row_is_told_of_that_row(everything):
     kept = [r for r in everything if r.metric == "mmlu_acc" and r.row in {"fp32", "fp16", "nf4"}]
     cut = [r.model_copy(update={"facts": r.facts | {"truncated": 1 if r.row == "nf4" else 0}}) for r in kept]
