@@ -526,8 +526,8 @@ def require_tasks(names: Iterable[str]) -> None:
     for name in chosen:
         if name not in TASKS:
             raise InputError(
-                f"{name}: no such task; {near_names(name, TASKS)}; "
-                "lm_eval --model qexport runs all others of lm-eval's on an artifact"
+                f"{name}: no such task here; {near_names(name, TASKS)} "
+                "(all others of lm-eval's: lm_eval --model qexport)"
             )
     twice = next((name for name in chosen if chosen.count(name) > 1), None)
     if twice is not None or not chosen:

@@ -5,6 +5,7 @@ Answers are kept as they come, beside the report's folder, so that an evaluation
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,13 +115,16 @@ def plan_of(*, gen_kwargs: str | None, **given: object) -> Tasks:
         raise InputError(f"--{option} {first['input']}: {first['msg']}; correct it") from error
 
 
-def _settings(text: str) -> dict[str, str | int]:
-    settings: dict[str, str | int] = {}
+def _settings(text: str) -> dict[str, bool | float | str]:
+    settings: dict[str, bool | float | str] = {}
     for part in text.split(","):
         name, equals, value = part.partition("=")
         if not equals or not name.strip():
             raise InputError(f"--gen-kwargs {text}: {part!r} is not KEY=VALUE; write max_gen_toks=128")
-        settings[name.strip()] = int(value) if value.isdigit() else value
+        try:
+            settings[name.strip()] = json.loads(value.lower())
+        except ValueError:
+            settings[name.strip()] = value
     return settings
 
 

@@ -54,6 +54,7 @@ class Conditions(BaseModel):
     device: str = ""
     """Name of the accelerator, empty on the CPU."""
     batch: int = 1
+    """Sequences that were run at once; 0 where that was whatever suited, since the figure does not depend on it."""
     sequence: str = ""
     """How the token sequences were made: ``windows of at most 256 tokens``, ``sentences``."""
     text: str = ""

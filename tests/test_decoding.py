@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,29 @@ def recomputed(session, prompt, new_tokens=NEW):
     for _ in range(new_tokens):
         ids = np.append(ids, session.logits(ids[np.newaxis])[0, -1].argmax())
     return ids[len(prompt) :].tolist()
+
+
+@pytest.fixture(scope="session")
+def in_torch(tiny, tmp_path_factory):
+    """``in_torch("gpt2")`` is a session of that tiny model in torch."""
+    from qexport import pipeline
+
+    @cache
+    def opened(name):
+        folder = tmp_path_factory.mktemp("torch") / name
+        return open_session(pipeline.apply_torch(locate_model(tiny(name)), recipe("torch-fp32"), folder), threads=1)
+
+    return opened
+
+
+@pytest.fixture
+def opened(fp32, in_torch):
+    """``opened("gpt2", "torch")`` is a session of that tiny model, from an exporter or in torch."""
+
+    def session(name, way):
+        return in_torch(name) if way == "torch" else open_session(fp32(name, way), threads=1)
+
+    return session
 
 
 def answer(session, ids, mask, new_tokens=NEW, **changes):
@@ -83,12 +108,8 @@ def test_a_mask_that_counts_padding_gives_other_tokens(fp32):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "phi3"])
-def test_torch_gives_the_same_tokens(fp32, tiny, tmp_path, name):
-    from qexport import pipeline
-
-    source = locate_model(tiny(name))
-    made = pipeline.apply_torch(source, recipe("torch-fp32"), tmp_path / "torch")
-    ours, theirs = open_session(fp32(name), threads=1), open_session(made, threads=1)
+def test_torch_gives_the_same_tokens(fp32, in_torch, name):
+    ours, theirs = open_session(fp32(name), threads=1), in_torch(name)
     for side in ("left", "right"):
         ids, mask = padded(prompts(), side)
         assert answer(ours, ids, mask).tokens.tolist() == answer(theirs, ids, mask).tokens.tolist()
@@ -151,6 +172,110 @@ def test_times_are_those_of_the_parts(fp32):
     assert 0 < generated.first_token_s < generated.total_s
     rest = generated.total_s - generated.first_token_s
     assert generated.token_latency_s == pytest.approx(rest / (NEW - 1))
+
+
+# Logits, and copies of the cache
+
+WAYS = [
+    *((name, "fused") for name in ("gpt2", "llama", "mistral", "gemma2", "phi3")),
+    *((name, "fused-cuda") for name in ("gpt2", "mistral")),
+    *((name, "optimum") for name in ("gpt2", "llama")),
+    *((name, "torch") for name in ("gpt2", "mistral", "phi3")),
+]
+every_way = pytest.mark.parametrize(("name", "way"), WAYS, ids=[f"{name}-{way}" for name, way in WAYS])
+CLOSE = {"rtol": 0, "atol": 2e-5}
+"""Seen: 7e-6 at most, of logits up to 4. One token that is another moves them by tenths."""
+
+
+class Rows:
+    """A decoder whose rows are fed given tokens, and logits that those sequences get alone and without a cache."""
+
+    def __init__(self, session, sequences, *, steps, seed=1):
+        self.session, self.sequences, self.draw = session, list(sequences), np.random.default_rng(seed)
+        self.decoder = session.decoder(batch=len(self.sequences), capacity=max(map(len, self.sequences)) + steps)
+
+    def prefill(self):
+        ids, mask = padded(self.sequences, self.decoder.side)
+        logits = self.decoder.prefill(ids, mask)
+        assert logits.dtype == np.float32
+        for row, sequence in enumerate(self.sequences):
+            np.testing.assert_allclose(logits[row, mask[row] == 1], self.alone(sequence), **CLOSE)
+        return self
+
+    def advance(self, times=1):
+        for _ in range(times):
+            tokens = self.draw.integers(1, VOCABULARY, len(self.sequences))
+            self.sequences = [np.append(*one) for one in zip(self.sequences, tokens, strict=True)]
+            logits = self.decoder.advance(tokens)
+            assert logits.shape == (len(tokens), VOCABULARY)
+            for row, sequence in enumerate(self.sequences):
+                np.testing.assert_allclose(logits[row], self.alone(sequence)[-1], **CLOSE)
+        return self
+
+    def fork(self, rows, *, steps, seed):
+        other = Rows.__new__(Rows)
+        other.session, other.sequences = self.session, [self.sequences[row] for row in rows]
+        other.draw, other.decoder = np.random.default_rng(seed), self.decoder.fork(np.array(rows), steps=steps)
+        return other
+
+    def alone(self, sequence):
+        return self.session.logits(sequence[np.newaxis])[0]
+
+
+@every_way
+def test_each_row_of_a_batch_has_the_logits_it_has_alone(opened, name, way):
+    session = opened(name, way)
+    rows = Rows(session, prompts(), steps=6)
+    assert rows.decoder.side == ("right" if way == "fused-cuda" else "left")
+    rows.prefill().advance(6)
+    # A decoder begins anew, and nothing of the batch before is left.
+    rows.sequences = prompts()[::-1]
+    rows.prefill().advance(2)
+
+
+@every_way
+def test_a_copy_goes_on_as_its_rows_would_and_leaves_them_alone(opened, name, way):
+    """Some repeated, some dropped, in another order; copies of copies; each as long as it is used."""
+    rows = Rows(opened(name, way), prompts(), steps=5).prefill()
+    assert rows.decoder.forks
+    early = rows.fork([3, 1, 1, 2, 3], steps=4, seed=2)
+    rows.advance()
+    late = rows.fork([2, 0], steps=4, seed=3)
+    assert late.decoder.side == rows.decoder.side
+    for each in (early, rows, late) * 2:
+        each.advance()
+    early.fork([4], steps=2, seed=4).advance(2)
+    late.fork([1, 1, 0], steps=2, seed=5).advance(2)
+    for each in (late, early, rows):
+        each.advance(2)
+
+
+@pytest.mark.parametrize("way", ["fused", "fused-cuda"])
+def test_a_copy_has_room_for_its_steps_and_no_more(opened, way):
+    rows = Rows(opened("gpt2", way), prompts(), steps=30).prefill().advance()
+    copied = rows.fork([0, 0], steps=3, seed=2)
+    shapes = {tuple(value.shape()) for value in copied.decoder._buffers.values()}
+    assert shapes == {(2, 4, max(LENGTHS) + 1 + 3, 8)}
+    copied.advance(3)
+
+
+@pytest.mark.parametrize("way", ["fused", "fused-cuda", "optimum", "torch"])
+def test_a_copy_of_another_row_has_other_logits(opened, way):
+    """What the tests above would not see if all rows went on alike."""
+    rows = Rows(opened("gpt2", way), prompts(), steps=2).prefill()
+    wrong = rows.fork([1, 0], steps=2, seed=2)
+    wrong.sequences.reverse()
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        wrong.advance()
+
+
+def test_a_cache_that_numpy_cannot_hold_is_not_copied(tmp_path):
+    table = {"table": np.eye(3)}
+    for type_, forks in (("float", True), ("float16", True), ("bfloat16", False)):
+        text = decoders.WITH_PAST.replace("float[batch_size, 2, past", f"{type_}[batch_size, 2, past")
+        artifact = decoders.save(tmp_path / type_, decoders._with(text, table=table["table"].astype(np.float32)))
+        session = OrtSession(artifact.onnx_path)._session
+        assert OrtDecoder(session, batch=1, capacity=4, cache="grows").forks is forks, type_
 
 
 def test_a_graph_without_a_cache_cannot_generate(tmp_path):

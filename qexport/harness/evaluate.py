@@ -112,7 +112,7 @@ class _Scores:
             "samples": tuple((float(one[name] > 0),) for one in asked),
             "facts": facts,
             "conditions": self.opened.conditions.model_copy(
-                update={"sequence": f"questions of {task.name}", "text": task.origin, "text_sha256": _digest(asked)}
+                update={"batch": 0, "text": task.origin, "text_sha256": _digest(asked)}
             ),
         }
 

@@ -191,7 +191,7 @@ class ArtifactLM(TemplateLM):
     def _prompt(self, context: str, settings: dict[str, Any]) -> Prompt:
         wanted = normalize_gen_kwargs(settings, self.max_gen_toks)
         if wanted["do_sample"]:
-            raise InputError(f"{settings}: asks for sampling, and qexport generates greedily; leave do_sample out")
+            raise InputError("do_sample: asks for sampling, and qexport generates greedily; leave it out")
         new_tokens = wanted["max_gen_toks"]
         room = self.max_length - new_tokens
         if room <= 0:

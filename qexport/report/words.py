@@ -454,7 +454,7 @@ def machine(table: Table) -> str:
         _distinct(f"{c.threads} threads" for c in conditions if c.threads),
         _distinct(f"{c.provider} {c.device}".strip() for c in conditions),
         _distinct(c.runtime for c in conditions),
-        _distinct(f"batch {c.batch}" for c in conditions),
+        _distinct(f"batch {c.batch}" if c.batch else "" for c in conditions),
     )
     return " · ".join(part for part in parts if part)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 
 from qexport.answering import Here, Opened
-from qexport.artifact import Artifact, load_artifact
+from qexport.artifact import MANIFEST_NAME, Artifact, load_artifact, new_artifact
 from qexport.conditions import of_session
 from qexport.harness.tasks import LoadedTask
 from qexport.inputs.bundled import bundled
@@ -104,8 +104,27 @@ def _save(folder: Path, config: Any, tokenizer: Callable[[Any], Any]) -> Path:
     return folder
 
 
+def changed(artifact: Artifact, folder: Path, change: Callable[[Path], None]) -> Artifact:
+    """A copy of an artifact, once ``change`` had its folder."""
+    with new_artifact(folder) as draft:
+        copy(artifact.path, draft.path)
+        (draft.path / MANIFEST_NAME).unlink()
+        change(draft.path)
+        draft.finish(artifact.manifest)
+    return load_artifact(folder)
+
+
+def copy(folder: Path, place: Path) -> Path:
+    """A copy that may be written to, whatever the original allows."""
+    return shutil.copytree(folder, place, copy_function=shutil.copyfile, dirs_exist_ok=True)
+
+
+@cache
 def hf(source: Path, **settings: Any) -> Any:
     """lm-eval's own model of what an artifact was made from: the measure of all others."""
+    import torch
+
+    torch.set_num_threads(1)  # of tiny models, the rest is waiting
     with quiet():
         from lm_eval.models.huggingface import HFLM
 
@@ -163,6 +182,14 @@ def unlike(found: Any, wanted: Any) -> bool:
     return unlike(found[0], wanted[0]) or bool(found[1]) != bool(wanted[1])
 
 
+def some_subjects(task: LoadedTask) -> LoadedTask:
+    """MMLU with three of its subjects."""
+    names = list(task.parts)[::20]
+    return replace(
+        task, parts={name: task.parts[name] for name in names}, asked={name: task.asked[name] for name in names}
+    )
+
+
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """In which answers, predictions and figures two results of :func:`ask` differ, in words."""
     told = []
@@ -170,9 +197,8 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     for task, samples in wanted["samples"].items():
         for one, other in zip(found["samples"][task], samples, strict=True):
             place = f"{task} {other['doc_id']}"
-            for key in ("doc_id", "arguments", "target", "metrics", *other["metrics"]):
-                if one[key] != other[key]:
-                    told.append(f"{place}: {key} {one[key]} instead of {other[key]}")
+            keys = ("doc_id", "arguments", "target", "metrics", *other["metrics"])
+            told += [f"{place}: {key} {one[key]} instead of {other[key]}" for key in keys if one[key] != other[key]]
             answers = zip(one["resps"], other["resps"], strict=True)
             told += [f"{place}: {a[0]!r} instead of {b[0]!r}" for a, b in answers if unlike(a[0], b[0])]
             if isinstance(other["resps"][0][0], str) and one["filtered_resps"] != other["filtered_resps"]:
@@ -188,3 +214,21 @@ def questions(tmp_path_factory) -> Path:
     folder = shutil.copytree(ROWS, tmp_path_factory.mktemp("questions") / "tasks")
     write_mmlu(folder, questions=2, examples=3)
     return folder
+
+
+@pytest.fixture
+def hub(monkeypatch) -> Callable[..., None]:
+    """``hub(rows, *splits)`` is what lm-eval gets from the hub: ``rows(path, name)`` by split, the others empty."""
+
+    def put(rows: Callable[[str, str | None], Mapping[str, Any]], *splits: str) -> None:
+        import datasets
+
+        def load_dataset(path: str, name: str | None = None, **_given: Any) -> Any:
+            found = rows(path, name)
+            some = next(iter(found.values()))
+            tables = {split: datasets.Dataset.from_list(list(found.get(split, some))) for split in splits}
+            return datasets.DatasetDict(tables)
+
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+    return put
