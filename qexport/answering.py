@@ -72,6 +72,8 @@ class Here:
 
     def write(self, prompts: Sequence[Prompt], done: Callable[[Mapping[Prompt, tuple[int, ...]]], None]) -> None:
         """Continue prompts, none of them twice; ``done`` is told those of each batch."""
+        if not prompts:
+            return  # a tokenizer takes seconds to import
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(os.fspath(self._folder), local_files_only=True)

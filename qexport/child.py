@@ -6,6 +6,7 @@ child that whoever asked is gone. It leaves its answer in a file, out of the rea
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -85,7 +86,8 @@ def watch_child(
             child.kill()
             child.wait()
             if child.stdin is not None:
-                child.stdin.close()
+                with contextlib.suppress(BrokenPipeError):  # of what a child that died has not read
+                    child.stdin.close()
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -143,5 +145,7 @@ def read_question() -> bytes:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Not sys.stdin: a thread that waits in its lock makes the interpreter abort at its end.
+    while os.read(0, 1):
+        pass
     os._exit(1)

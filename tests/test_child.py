@@ -89,12 +89,16 @@ def test_a_child_ends_with_whoever_asked(child_of, tmp_path):
     sleeper = subprocess.Popen(
         [sys.executable, "-P", str(tmp_path / "sleeper.py")], stdin=subprocess.PIPE, env=child.environment(1)
     )
-    sleeper.stdin.write(b"a question\n")
-    sleeper.stdin.flush()
-    with pytest.raises(subprocess.TimeoutExpired):
-        sleeper.wait(timeout=1.0)
-    sleeper.stdin.close()
-    assert sleeper.wait(timeout=20) == 1
+    try:
+        sleeper.stdin.write(b"a question\n")
+        sleeper.stdin.flush()
+        with pytest.raises(subprocess.TimeoutExpired):
+            sleeper.wait(timeout=1.0)
+        sleeper.stdin.close()
+        assert sleeper.wait(timeout=20) == 1
+    finally:
+        sleeper.kill()
+        sleeper.wait()
 
 
 # Time
@@ -164,11 +168,17 @@ def test_no_answer_in_words(tmp_path, code, printed, reason):
     assert str(error) == reason
 
 
-def test_what_a_dead_child_said_is_in_the_log(tmp_path, caplog):
-    (tmp_path / "output").write_text("Traceback\nMemoryError\n")
+def test_the_end_of_what_a_dead_child_said_is_in_the_log(tmp_path, caplog):
+    output = tmp_path / "output"
+    output.write_text("Traceback\nMemoryError\n")
     with caplog.at_level("DEBUG", logger="qexport.child"):
-        child.no_answer("requests to fp32", 1, tmp_path / "output", 1.0)
-    assert "requests to fp32: the child's output:\nTraceback\nMemoryError" in caplog.text
+        child.no_answer("requests to fp32", 1, output, 1.0)
+        assert "requests to fp32: the child's output:\nTraceback\nMemoryError" in caplog.text
+        output.write_text("noise\n" * 10_000 + "MemoryError\n")
+        caplog.clear()
+        child.no_answer("requests to fp32", 1, output, 1.0)
+    assert len(caplog.text) < 5_000
+    assert "noise\nMemoryError" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,22 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from qexport.answering import Apart
 from qexport.artifact import load_artifact
 from qexport.cli import app
+from qexport.errors import InputError
+from qexport.metrics.tasks import ROWS
 from qexport.record import read_records
+from tests import decoders
 
+TASK_DATA = Path(__file__).resolve().parent / "data" / "tasks"
 ORT = ("--engine", "ort")
 DYNAMIC = ("--recipe", "int8-dynamic", *ORT)
 WORDS = "The fox jumps over the lazy dog and then the other dog comes back. The quick brown fox was there!"
@@ -157,11 +163,13 @@ def test_an_experiment_on_a_stand_in_then_on_from_its_records_then_merged(tmp_pa
 
 def test_version_help_and_usage():
     assert qexport("--version").stdout.startswith("qexport ")
-    for verb in ("export", "nodes", "quantize", "compare"):
+    for verb in ("export", "nodes", "quantize", "compare", "eval"):
         assert "--overwrite" in qexport(verb, "--help").stdout or verb == "nodes"
     qexport("quantize", "model", code=2)  # without -o
     qexport("quantize", "model", "-o", "out", "--engine", "tensorrt", code=2)
     qexport("compare", "--rounds", "0", code=2)
+    qexport("eval", "artifact", code=2)  # without --tasks
+    qexport("eval", "artifact", "--tasks", "piqa", "--num_fewshot", "-1", code=2)
 
 
 def test_help_loads_nothing_heavy():
@@ -327,6 +335,194 @@ def test_compare_refuses_what_it_cannot_measure(tiny, tmp_path):
     if not cuda.device_names():
         assert "--provider cuda" in failure("compare", tiny("gpt2"), *options, "--provider", "cuda")
     assert [entry.name for entry in tmp_path.iterdir()] == ["text.txt"]
+
+
+# Benchmarks
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """What an evaluation was asked to do, which then is not done."""
+    from qexport import evaluation
+
+    told = {}
+
+    def evaluate(paths, names, folder, **named):
+        told.update(paths=paths, names=names, folder=folder, **named)
+        raise InputError("enough")
+
+    monkeypatch.setattr(evaluation, "evaluate_artifacts", evaluate)
+    return told
+
+
+def test_eval_takes_lm_evals_options_with_its_underscores_or_with_dashes(planned):
+    options = {
+        "--tasks": "piqa, arc_easy",
+        "--data": "mine",
+        "--num_fewshot": 2,
+        "--limit": 0.5,
+        "--apply_chat_template": None,
+        "--fewshot_as_one_turn": None,
+        "--system_instruction": "Think_twice --now.",
+        "--gen_kwargs": "max_gen_toks=8,until=a_b",
+        "--batch_size": 4,
+        "--seed": 5,
+        "--threads": 1,
+        "--overwrite": None,
+    }
+    words = [word for name, value in options.items() for word in (name, value) if word is not None]
+    assert failure("eval", "my_model", "other", *words) == "qexport: enough\n"
+    first = dict(planned)
+    assert first["paths"] == [Path("my_model"), Path("other")]
+    assert (first["names"], first["folder"]) == (["piqa", "arc_easy"], Path("runs/my_model-eval"))
+    assert first["plan"].model_dump() == {
+        "data": Path("mine"),
+        "num_fewshot": 2,
+        "limit": 0.5,
+        "apply_chat_template": True,
+        "fewshot_as_multiturn": False,
+        "system_instruction": "Think_twice --now.",
+        "gen_kwargs": {"max_gen_toks": 8, "until": "a_b"},
+        "seed": 5,
+    }
+    assert (first["options"].threads, first["options"].rows, first["overwrite"]) == (1, 4, True)
+    words = [word.replace("_", "-") if word in options else word for word in words]
+    assert failure("eval", "my_model", "other", *words) == "qexport: enough\n"
+    assert planned == first
+
+
+def test_eval_leaves_what_is_not_said_to_lm_evals_defaults(planned):
+    failure("eval", "model", "--tasks", "piqa", "-o", "mine", "--resume")
+    plan, options = planned["plan"], planned["options"]
+    assert (plan.data, plan.num_fewshot, plan.limit, plan.seed) == (None, None, None, 1234)
+    assert (plan.apply_chat_template, plan.fewshot_as_multiturn, plan.gen_kwargs) == (False, True, {})
+    assert (planned["folder"], options.resume, planned["overwrite"]) == (Path("mine"), True, False)
+    assert (options.provider, options.threads, options.rows) == ("cpu", None, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--tasks", "arc_esy"), "arc_esy: no such task here; did you mean arc_easy"),
+        (("--tasks", "piqa,arc_easy,piqa"), "piqa: is there twice; leave one out"),
+        (("--tasks", "piqa,"), "no such task"),
+        (("--limit", "0"), "--limit 0"),
+        (("--batch-size", "x"), "--batch-size x: neither auto nor a number above zero; correct it"),
+        (("--batch_size", "0"), "--batch-size 0: neither auto nor a number above zero; correct it"),
+        (("--gen-kwargs", "max_gen_toks"), "--gen-kwargs max_gen_toks: 'max_gen_toks' is not KEY=VALUE"),
+        (("--data", "absent"), "absent: no folder that can be listed"),
+        (("--data", "."), "gsm8k: no file for it in .;"),
+        (("--num_fewshot", "9"), "gsm8k: 9 examples are asked for and there are only 8"),
+        (("--apply_chat_template",), "has no chat template; leave --apply-chat-template out"),
+        ((), "256 new tokens do not fit into the model's context of 64; pass --gen-kwargs max_gen_toks=N"),
+        (("--gen-kwargs", "max_gen_toks=8,do_sample=true"), "asks for sampling, and qexport generates greedily"),
+        (("--gen-kwargs", "max_gen_toks=8,do_sample=True,temperature=0.5"), "asks for sampling"),
+        (("--gen-kwargs", "max_gen_toks=abc"), "max_gen_toks"),
+        (("--gen-kwargs", "max_gen_toks=0"), "max_gen_toks"),
+    ],
+)
+def test_eval_of_what_cannot_be_asked(art, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Apart, "_ask", lambda *_given: pytest.fail("it was asked"))
+    default = {"--tasks": "gsm8k", "--data": TASK_DATA}
+    given = [word for name, value in default.items() if name not in words for word in (name, value)]
+    assert message in failure("eval", art, *given, *words, "-o", "report")
+    assert os.listdir(tmp_path) == []
+
+
+def test_eval_takes_a_number_for_a_stop_word(art, tmp_path, monkeypatch):
+    asked = []
+
+    def ask(_self, question, _advance):
+        asked.extend(question.prompts)
+        raise InputError("enough")
+
+    monkeypatch.setattr(Apart, "_ask", ask)
+    words = ("--tasks", "gsm8k", "--data", TASK_DATA, "--gen-kwargs", "max_gen_toks=8,until=8")
+    assert failure("eval", art, *words, "-o", tmp_path / "report") == "qexport: enough\n"
+    assert {prompt.until for prompt in asked} == {("8", "<|endoftext|>")}
+
+
+def test_eval_of_artifacts_of_two_models(art, tmp_path):
+    other = decoders.save(tmp_path / "other", decoders.bigram(np.eye(3))).path
+    line = failure("eval", art, other, "--tasks", "piqa", "-o", tmp_path / "report")
+    assert "artifacts of several models, gpt2 and hand-made; evaluate each model by itself" in line
+    assert os.listdir(tmp_path) == ["other"]
+
+
+def test_eval_where_the_hub_cannot_be_reached(art, tmp_path):
+    line = failure("eval", art, "--tasks", "hellaswag", "-o", tmp_path / "report")
+    assert "hellaswag: its questions cannot be had from the hub" in line
+    assert "--data" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_eval_that_is_interrupted_says_how_to_go_on(art, monkeypatch):
+    from qexport import evaluation
+
+    monkeypatch.setattr(evaluation, "evaluate_artifacts", lambda *_given, **_named: signal.raise_signal(signal.SIGINT))
+    stopped = qexport("eval", art, "--tasks", "piqa", code=130)
+    assert stopped.stderr == "qexport: interrupted; `--resume` goes on at the next request\n"
+    assert stopped.stdout == ""
+
+
+def plain(records):
+    """Without the time when they were made."""
+    return [record.model_copy(update={"run": ""}) for record in records]
+
+
+@pytest.mark.slow
+def test_eval_that_was_killed_goes_on_at_the_next_request(art, tmp_path, monkeypatch):
+    sums = [json.loads(line) for line in (TASK_DATA / "gsm8k_test.jsonl").read_text().splitlines()]
+    several = [row | {"question": f"{row['question']} Day {day}."} for day in range(8) for row in sums]
+    (tmp_path / "gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in several))
+    qexport("quantize", art, *DYNAMIC, "-o", tmp_path / "int8")
+    words = ("eval", art, tmp_path / "int8", "--tasks", "gsm8k", "--data", tmp_path, "--num_fewshot", 0)
+    words = (*words, "--gen-kwargs", "max_gen_toks=12", "--threads", 1)
+    folder = tmp_path / "report"
+
+    process = start(*words, "--batch-size", 1, "-o", folder)
+    answers = folder.with_name("report.answers") / f"{load_artifact(art).sha256}.jsonl"
+    wait_for_answers(process, answers)
+    process.kill()
+    process.communicate(timeout=60)
+    size = -1
+    while size != (size := answers.stat().st_size):  # the child hears of it, and ends
+        time.sleep(0.5)
+    done = answers.read_bytes().count(b"\n") - 1
+    with answers.open("ab") as handle:
+        handle.write(b'{"key":"half a li')
+    assert sorted(os.listdir(tmp_path)) == ["gsm8k.jsonl", "int8", "report.answers"]
+    line = failure(*words, "-o", folder)
+    assert "holds records of a run that was cut short; go on with --resume, or start anew with --overwrite" in line
+
+    asked = []
+    real = Apart._ask
+    monkeypatch.setattr(Apart, "_ask", lambda self, q, tell: asked.append(len(q.prompts)) or real(self, q, tell))
+    shown = qexport(*words, "--resume", "-o", folder)
+    assert "GSM8K" in shown.stdout
+    assert str(folder / "report.html") in shown.stdout
+    assert shown.stderr == ""
+    assert sorted(os.listdir(tmp_path)) == ["gsm8k.jsonl", "int8", "report"]
+
+    whole = qexport(*words, "-o", tmp_path / "whole", "--json").stdout
+    rest, *all_of_them = asked
+    assert all_of_them == [96, 96, 96]
+    assert rest == 96 - done
+    assert 1 < done < 96
+    records = read_records(folder / "records.jsonl")
+    assert plain(records) == plain(read_records(tmp_path / "whole" / "records.jsonl"))
+    assert [json.loads(line)["metric"] for line in whole.splitlines()] == [record.metric for record in records]
+    assert {(record.row, len(record.samples)) for record in records} == {("fp32", 96), ("int8-dynamic (all)", 96)}
+
+
+def wait_for_answers(process, path):
+    for _ in range(6000):
+        if path.is_file() and path.read_bytes().count(b"\n") > 2:
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    pytest.fail("nothing was answered")
 
 
 # Interruptions

@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from qexport import comparison, measure, pipeline
+from qexport.answering import Apart, Opened
 from qexport.artifact import load_artifact
 from qexport.comparison import DEFAULT_METRICS, CompareOptions
+from qexport.conditions import here
 from qexport.errors import InputError, NotComparable, SelectionError, UnsupportedHere
-from qexport.inputs.experiment import Experiment, Generation, Row, TextPaths
+from qexport.inputs.experiment import Experiment, Generation, Row, Tasks, TextPaths
 from qexport.inputs.text import Text
+from qexport.metrics.tasks import Likelihood
 from qexport.record import read_records
 from qexport.runtime import ProviderUnavailable
+
+DATA = Path(__file__).resolve().parent / "data" / "tasks"
 
 WORDS = "the quick brown fox jumps over the lazy dog and then the other dog comes back to the fox again"
 STORIES = Text("stories", tuple(f"Story {number}: {WORDS}. It was {number}!" for number in range(12)))
@@ -235,3 +243,79 @@ def test_runs_are_put_into_one_report(experiment, tmp_path):
     assert "2 threads" in text
     with pytest.raises(InputError, match="--overwrite"):
         comparison.report([tmp_path / "one"], tmp_path / "both")
+
+
+# Tasks
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The rows that were asked, and how much: by an answerer that needs no process, whose answers are by length."""
+    told = []
+
+    class Quick:
+        def __init__(self, _artifact, _answers, *, row, provider, threads):
+            self.row = row
+            self.opened = Opened(
+                conditions=here().model_copy(update={"provider": provider, "threads": threads}), facts={}
+            )
+
+        def likelihoods(self, passages):
+            told.append((self.row, len(passages)))
+            return [Likelihood(-float(sum(passage.continuation) % 97), greedy=False) for passage in passages]
+
+    monkeypatch.setattr(comparison, "Apart", Quick)
+    return told
+
+
+@pytest.fixture
+def questions(tmp_path):
+    """A copy of the local questions that a test may change."""
+    return shutil.copytree(DATA, tmp_path / "questions")
+
+
+def with_tasks(experiment, data, *metrics, **plan):
+    tasks = Tasks(data=data, **{"limit": 3} | plan)
+    return experiment.model_copy(update={"metrics": ("disk_bytes", *metrics), "tasks": tasks})
+
+
+SMALL = CompareOptions(engine="ort", rounds=1, threads=1)
+LABELS = ["fp32", "int8-static (attention)"]
+
+
+@pytest.mark.slow
+def test_tasks_stand_beside_perplexity(experiment, tmp_path, monkeypatch):
+    changed = with_tasks(experiment, DATA, "perplexity", num_fewshot=1)
+    folder = tmp_path / "report"
+    records = comparison.compare(changed, folder, tasks=["arc_easy"], options=SMALL)
+    metrics = ("disk_bytes", "perplexity", "arc_easy_acc", "arc_easy_acc_norm")
+    assert [(record.metric, record.row) for record in records] == [(name, row) for name in metrics for row in LABELS]
+    assert not [record for record in records if record.skipped]
+    assert len({record.run for record in records}) == 1
+    assert read_records(folder / "records.jsonl") == records
+    of_task = [record for record in records if record.metric.startswith("arc_easy")]
+    assert {len(record.samples) for record in of_task} == {3}
+    assert len({record.conditions.text_sha256 for record in of_task}) == 1
+    assert {record.facts["num_fewshot"] for record in of_task} == {1}
+    assert [record.facts["integer_matmuls_run"] for record in of_task if record.row == LABELS[1]] == [4, 4]
+    page = (folder / "report.md").read_text()
+    assert "Perplexity" in page
+    assert "ARC-Easy" in page
+    assert [entry.name for entry in tmp_path.glob("report*")] == ["report"]
+
+    monkeypatch.setattr(pipeline, "export_source", lambda *_given: pytest.fail("work was begun"))
+    monkeypatch.setattr(Apart, "_ask", lambda *_given: pytest.fail("it was asked"))
+    assert comparison.compare(changed, folder, tasks=["arc_easy"], options=replace(SMALL, resume=True)) == records
+
+
+def test_rows_that_were_asked_are_not_asked_again(experiment, tmp_path, questions, asked, monkeypatch):
+    changed = with_tasks(experiment, questions)
+    folder = tmp_path / "report"
+    monkeypatch.setattr(comparison, "write_report", lambda *_given, **_named: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        comparison.compare(comparison.only(changed, ["fp32"]), folder, tasks=["arc_easy"], options=SMALL)
+    monkeypatch.undo()
+    monkeypatch.setattr(pipeline, "export_source", counted := Counted(pipeline.export_source))
+    with pytest.raises(InputError, match=r"--resume"):
+        comparison.compare(changed, folder, tasks=["arc_easy"], options=SMALL)
+    assert not counted.calls

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
-import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from qexport import evaluation, fits, pipeline
@@ -16,6 +18,7 @@ from qexport.harness.tasks import load_task
 from qexport.inputs.experiment import Tasks
 from qexport.metrics.tasks import ROWS
 from qexport.record import read_records
+from tests import decoders
 from tests.harness.conftest import Direct
 
 DATA = Path(__file__).resolve().parent / "data" / "tasks"
@@ -44,9 +47,9 @@ def asked(monkeypatch):
     return told
 
 
-def plain(records):
-    """Without the time when they were made."""
-    return [record.model_copy(update={"run": ""}) for record in records]
+@pytest.fixture
+def no_work(monkeypatch):
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_given: pytest.fail("work was begun"))
 
 
 def test_artifacts_are_asked_apart_and_reported_side_by_side(fp32, int8, tmp_path):
@@ -70,9 +73,10 @@ def test_artifacts_are_asked_apart_and_reported_side_by_side(fp32, int8, tmp_pat
         mine = [record for record in records if record.row == row]
         here = evaluate(artifact, tasks, PLAN, Direct(artifact), Place(run=mine[0].run, row=row))
         for record, same in zip(mine, here, strict=True):
-            told = {name: same.conditions.versions or record.conditions.versions for name in ("versions",)}
-            assert record == same.model_copy(update={"conditions": same.conditions.model_copy(update=told)})
-            assert record.conditions.versions.keys() >= {"onnxruntime", "numpy"}
+            versions = record.conditions.versions
+            assert versions.keys() >= {"onnxruntime", "numpy"}
+            told = same.conditions.model_copy(update={"versions": versions})
+            assert record == same.model_copy(update={"conditions": told})
     for metric in metrics:
         assert len({record.conditions.text_sha256 for record in records if record.metric == metric}) == 1
     integer = {record.row: record.facts.get("integer_matmuls_run", 0) for record in records}
@@ -101,65 +105,45 @@ def test_an_artifact_in_torch(fp32, tiny, tmp_path):
 # Going on
 
 
-def cut_short(monkeypatch, *given, **named):
-    """An evaluation that ends behind its last answer and ahead of its report."""
-
-    def interrupt(*_given, **_named):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(evaluation, "write_report", interrupt)
-        evaluate_artifacts(*given, **named)
-
-
-def test_an_evaluation_that_was_cut_short_goes_on_from_its_answers(fp32, int8, tmp_path, monkeypatch, asked):
-    paths, folder = [fp32("gpt2").path, int8.path], tmp_path / "tiny"
-    both = (paths, ["piqa"], folder)
-    cut_short(monkeypatch, paths[:1], ["piqa"], folder, plan=PLAN, options=ONE)
+def test_what_was_answered_is_not_asked_again(fp32, tmp_path, monkeypatch, asked):
+    """Cut short behind its answers, then gone on with: with more questions, and at first with other threads."""
+    given = ([fp32("gpt2").path], ["piqa"], tmp_path / "tiny")
+    monkeypatch.setattr(evaluation, "write_report", lambda *_given, **_named: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_artifacts(*given, plan=PLAN, options=ONE)
     assert asked == [6]
-    assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.answers"]
+    assert os.listdir(tmp_path) == ["tiny.answers"]
     with pytest.raises(InputError, match=r"tiny\.answers: .*cut short; go on with --resume, or .* --overwrite"):
-        evaluate_artifacts(*both, plan=PLAN, options=ONE)
-    with pytest.raises(NotComparable, match=r"cannot be resumed, .* other conditions .*; start anew with --overwrite"):
-        evaluate_artifacts(
-            *both, plan=PLAN.model_copy(update={"limit": 4}), options=replace(ONE, resume=True, threads=2)
-        )
+        evaluate_artifacts(*given, plan=PLAN, options=ONE)
 
-    del asked[:]
-    shutil.copytree(tmp_path / "tiny.answers", tmp_path / "kept")
-    records = evaluate_artifacts(*both, plan=PLAN, options=replace(ONE, resume=True))
-    assert asked == [6]  # of the artifact that had not answered
-    assert [entry.name for entry in sorted(tmp_path.iterdir())] == ["kept", "tiny"]
-
-    # Another way of asking has other requests: none of the answers is taken for one of them.
-    shutil.copytree(tmp_path / "kept", tmp_path / "other.answers")
     more = PLAN.model_copy(update={"limit": 4})
-    evaluate_artifacts(paths[:1], ["piqa"], tmp_path / "other", plan=more, options=replace(ONE, resume=True))
+    with pytest.raises(NotComparable, match=r"cannot be resumed, .* other conditions .*; start anew with --overwrite"):
+        evaluate_artifacts(*given, plan=more, options=replace(ONE, resume=True, threads=2))
     assert asked == [6, 2]
-
-    shutil.copytree(tmp_path / "kept", tmp_path / "anew.answers")
-    anew = evaluate_artifacts(*both[:2], tmp_path / "anew", plan=PLAN, options=ONE, overwrite=True)
-    assert asked == [6, 2, 6, 6]
-    assert plain(anew) == plain(records)
-
-
-def test_answers_that_were_spoiled_are_one_clear_line(fp32, tmp_path, monkeypatch):
-    given = ([fp32("gpt2").path], ["piqa"], tmp_path / "tiny")
-    cut_short(monkeypatch, *given, plan=PLAN, options=ONE)
-    (answers,) = (tmp_path / "tiny.answers").iterdir()
-    lines = answers.read_text().splitlines(keepends=True)
-    answers.write_text("".join(lines[:2]) + "{}{\n" + "".join(lines[2:]))
-    with pytest.raises(InputError, match=r"\.jsonl:3: no answer of qexport; remove the file"):
-        evaluate_artifacts(*given, plan=PLAN, options=replace(ONE, resume=True))
+    monkeypatch.setattr(evaluation, "write_report", lambda *_given, **_named: None)
+    records = evaluate_artifacts(*given, plan=more, options=replace(ONE, resume=True))
+    assert asked == [6, 2, 2]
+    assert [len(record.samples) for record in records] == [4, 4]
+    assert os.listdir(tmp_path) == []
 
 
-def test_a_finished_report_is_not_asked_for_again(fp32, tmp_path, asked):
-    given = ([fp32("gpt2").path], ["piqa"], tmp_path / "tiny")
-    records = evaluate_artifacts(*given, plan=PLAN, options=ONE)
-    assert len(asked) == 1
-    again = evaluate_artifacts(*given, plan=PLAN, options=replace(ONE, resume=True))
-    assert plain(again) == plain(records)
-    assert len(asked) == 1
+def test_answers_that_were_spoiled_are_one_clear_line(fp32, tmp_path):
+    artifact = fp32("gpt2")
+    answers = tmp_path / "tiny.answers" / f"{artifact.sha256}.jsonl"
+    answers.parent.mkdir()
+    answers.write_text('{"key":"a","log_likelihood":-1.0,"greedy":true}\n{}{\n')
+    with pytest.raises(InputError, match=r"\.jsonl:2: no answer of qexport; remove the file"):
+        evaluate_artifacts([artifact.path], ["piqa"], tmp_path / "tiny", plan=PLAN, options=replace(ONE, resume=True))
+
+
+def test_a_finished_report_is_not_made_again_by_going_on(fp32, tmp_path, no_work):
+    """Its answers are gone: going on would ask everything again, for hours perhaps."""
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "records.jsonl").write_text("")
+    with pytest.raises(InputError, match="--overwrite"):
+        evaluate_artifacts(
+            [fp32("gpt2").path], ["piqa"], tmp_path / "tiny", plan=PLAN, options=replace(ONE, resume=True)
+        )
 
 
 def test_an_artifact_that_cannot_run_here_is_skipped_and_the_others_are_not(fp32, int8, tmp_path, monkeypatch):
@@ -183,11 +167,6 @@ def test_an_artifact_that_cannot_run_here_is_skipped_and_the_others_are_not(fp32
 # Before anything is asked
 
 
-@pytest.fixture
-def no_work(monkeypatch):
-    monkeypatch.setattr(evaluation, "evaluate", lambda *_given: pytest.fail("work was begun"))
-
-
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -203,26 +182,28 @@ def test_tasks_that_mean_nothing(fp32, tmp_path, no_work, names, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_artifacts_that_do_not_stand_side_by_side(fp32, int8, tmp_path, no_work):
+def test_artifacts_that_do_not_stand_side_by_side(fp32, tmp_path, no_work):
     def refused(message, *paths):
         with pytest.raises(InputError, match=message):
             evaluate_artifacts(paths, ["piqa"], tmp_path / "report", plan=PLAN)
 
-    refused(
-        "artifacts of several models, gpt2 and llama; evaluate each model by itself",
-        fp32("gpt2").path,
-        *[fp32("llama").path],
-    )
+    other = decoders.save(tmp_path / "other", decoders.bigram(np.eye(3)))
+    several = "artifacts of several models, gpt2 and hand-made; evaluate each model by itself"
+    refused(several, fp32("gpt2").path, other.path)
     refused("fp32 in gpt2-fused: is there twice; name each artifact once", *[fp32("gpt2").path] * 2)
     refused("not an artifact", tmp_path)
     refused("not an artifact", tmp_path / "absent")
-    assert not (tmp_path / "report").exists()
+    assert os.listdir(tmp_path) == ["other"]
 
 
-def test_rows_of_one_recipe_are_told_apart_by_their_folders(fp32, tmp_path):
+def test_rows_of_one_recipe_are_told_apart_by_their_folders(fp32, int8, tmp_path, monkeypatch):
+    places = []
+    monkeypatch.setattr(evaluation, "evaluate", lambda *given: places.append(given[-1]) or [])
+    monkeypatch.setattr(evaluation, "write_report", lambda *_given, **_named: None)
     copies = [shutil.copytree(fp32("gpt2").path, tmp_path / name) for name in ("one", "two")]
-    records = evaluate_artifacts(copies, ["piqa"], tmp_path / "report", plan=PLAN, options=ONE)
-    assert [record.row for record in records] == ["fp32 in one"] * 2 + ["fp32 in two"] * 2
+    evaluate_artifacts([*copies, int8.path], ["piqa"], tmp_path / "report", plan=PLAN)
+    assert [place.row for place in places] == ["fp32 in one", "fp32 in two", "int8-dynamic (all)"]
+    assert len({place.run for place in places}) == 1
 
 
 def test_a_folder_that_is_no_report_is_left_alone(fp32, tmp_path, no_work):

@@ -68,7 +68,7 @@ def load_task(name: str, plan: Tasks) -> LoadedTask:
         name=name,
         parts=tasks,
         asked=asked,
-        split=", ".join(splits),
+        split=", ".join(filter(None, splits)),
         data_sha256=_digest(tasks, asked),
         origin=_origin(local) if local else next(iter(tasks.values())).config.dataset_path,
     )

@@ -9,9 +9,10 @@ its scores would depend on its neighbours.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -68,6 +69,8 @@ class Batching:
     """What may be run together."""
 
     vocabulary: int
+    context: int | None = None
+    """Most tokens of a sequence; None where nothing bounds them."""
     rows: int = ROWS
     alone: bool = False
     """Every sequence whole and by itself."""
@@ -77,14 +80,23 @@ class Batching:
     @classmethod
     def of(cls, manifest: Manifest, config: Mapping[str, Any], *, rows: int = ROWS) -> Batching:
         """What an artifact's kind and its model's configuration allow."""
+        context = config.get("n_positions", config.get("max_position_embeddings"))
         rope = config.get("rope_scaling") or {}
-        longrope = "longrope" in {rope.get("type"), rope.get("rope_type")}
+        # transformers reads Phi-3's older names as longrope.
+        names = {"longrope", "su", "yarn"} if config.get("model_type") == "phi3" else {"longrope"}
+        longrope = not names.isdisjoint({rope.get("type"), rope.get("rope_type")})
         return cls(
             vocabulary=int(config["vocab_size"]),
+            context=context,
             rows=rows,
             alone=depends_on_batch(manifest),
-            switch=int(config["original_max_position_embeddings"]) if longrope else None,
+            switch=config.get("original_max_position_embeddings", context) if longrope else None,
         )
+
+    @property
+    def reach(self) -> float:
+        """Tokens of a row up to which others in its batch do not suffer from it."""
+        return min(limit for limit in (self.context, self.switch, math.inf) if limit is not None)
 
 
 def depends_on_batch(manifest: Manifest) -> bool:
@@ -126,7 +138,7 @@ def loglikelihoods(
         while forked:
             room = len(batch[0].tokens) + len(passages[forked[0][1]].continuation)
             together = max(1, min(batching.rows, _CACHED_TOKENS // room))
-            _go_on(decoder, forked[:together], tally)
+            _go_on(decoder, forked[:together], tally, batching)
             del forked[:together]
         done(tally.likelihoods())
 
@@ -160,8 +172,11 @@ def _rows(passages: Sequence[Passage], batching: Batching, *, forks: bool) -> li
         if forks and not alone and len(context) * (len(long) - 1) > fed / 2:
             rows.append(_Row(tokens=context, reads=tuple((index, end) for index in short), forks=tuple(long)))
             continue
-        whole = [(context + passages[index].continuation[:-1], [(index, end)]) for index in long] or [(context, [])]
-        whole[0][1].extend((index, end) for index in short)
+        whole = [(context + passages[index].continuation[:-1], [(index, end)]) for index in long]
+        if short and (alone or not whole):
+            whole.append((context, []))
+        if short:
+            whole[-1][1].extend((index, end) for index in short)
         rows.extend(_Row(tokens=tokens, reads=tuple(reads), alone=alone) for tokens, reads in whole)
     return sorted(rows, key=lambda row: (-len(row.tokens), row.tokens))
 
@@ -204,7 +219,8 @@ class _Tally:
         highest = logits.max(axis=1)
         chosen = logits[np.arange(len(targets)), targets]
         # The sums in float64: in float32 those of a large vocabulary would lose the fourth digit.
-        rest = np.log(np.exp(logits - highest[:, np.newaxis]).sum(axis=1, dtype=np.float64))
+        with np.errstate(invalid="ignore"):  # what is not finite is told once all is counted
+            rest = np.log(np.exp(logits - highest[:, np.newaxis]).sum(axis=1, dtype=np.float64))
         for index, likelihood, greedy in zip(
             indices, (chosen - highest - rest).tolist(), (logits.argmax(axis=1) == targets).tolist(), strict=True
         ):
@@ -239,20 +255,25 @@ def _read(session: Session, batch: Sequence[_Row], tally: _Tally) -> Decoder:
     return decoder
 
 
-def _go_on(decoder: Decoder, forks: Sequence[tuple[int, int]], tally: _Tally) -> None:
+def _go_on(decoder: Decoder, forks: Sequence[tuple[int, int]], tally: _Tally, batching: Batching) -> None:
     """Feed continuations, the longest first, token by token behind their contexts.
+
+    Those that have ended are fed along, and dropped once they are the half, or before they leave the model's reach.
 
     Args:
         decoder: that has run the contexts.
         forks: the row of each context, and the passage.
         tally: what they count to.
+        batching: how far a row may reach.
     """
+    contexts = [len(tally.passages[index].context) for _, index in forks]
     continuations = [tally.passages[index].continuation for _, index in forks]
     rows = np.array([place for place, _ in forks])
     decoder = decoder.fork(rows, steps=len(continuations[0]) - 1)
     for step in range(1, len(continuations[0])):
         going = sum(len(tokens) > step for tokens in continuations)
-        if going <= len(rows) // 2:
+        furthest = max(contexts[going : len(rows)], default=0) + step
+        if going <= len(rows) // 2 or furthest > batching.reach:
             rows = np.arange(going)
             decoder = decoder.fork(rows, steps=len(continuations[0]) - step)
         fed = [tokens[min(step, len(tokens)) - 1] for tokens in continuations[: len(rows)]]
@@ -278,9 +299,11 @@ def generate_until(
         read: from tokens to text, in which the stop words are looked for.
         done: told the new tokens of each batch, by index into ``prompts``; the text may go on behind a stop word.
     """
+    if not session.decoder(batch=1, capacity=1).forks:
+        batching = replace(batching, alone=True)  # an answer that has ended could not be dropped
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index].tokens), prompts[index]))
     for batch in _prompt_batches(prompts, order, batching):
-        answers = _answer([prompts[index] for index in batch], session, read)
+        answers = _answer([prompts[index] for index in batch], session, read, batching)
         done(dict(zip(batch, answers, strict=True)))
 
 
@@ -301,8 +324,10 @@ def _prompt_batches(prompts: Sequence[Prompt], order: Sequence[int], batching: B
         yield batch
 
 
-def _answer(prompts: Sequence[Prompt], session: Session, read: Callable[[Sequence[int]], str]) -> list[tuple[int, ...]]:
-    """The new tokens of each prompt; rows that have ended are dropped once they are the half."""
+def _answer(
+    prompts: Sequence[Prompt], session: Session, read: Callable[[Sequence[int]], str], batching: Batching
+) -> list[tuple[int, ...]]:
+    """The new tokens of each prompt; rows that have ended are dropped as in :func:`_go_on`."""
     answers: list[list[int]] = [[] for _ in prompts]
 
     def ended(place: int) -> bool:
@@ -325,7 +350,8 @@ def _answer(prompts: Sequence[Prompt], session: Session, read: Callable[[Sequenc
                     going.remove(place)
         if not going:
             break
-        if len(going) <= len(places) // 2 and decoder.forks:
+        furthest = max((len(prompts[place].tokens) + step for place in places if place not in going), default=0)
+        if len(going) <= len(places) // 2 or furthest > batching.reach:
             rows = np.array([row for row, place in enumerate(places) if place in going])
             decoder, latest = decoder.fork(rows, steps=steps - step), latest[rows]
             places = [places[row] for row in rows]

