@@ -211,11 +211,11 @@ class Apart:
 
     def _ask(self, question: _Question, advance: progress.Advance) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        seen = _lines(self._file)
+        seen = _count(self._file)
 
         def look() -> bool:
             nonlocal seen
-            before, seen = seen, _lines(self._file)
+            before, seen = seen, _count(self._file)
             for _ in range(seen - before):
                 advance()
             return seen > before
@@ -227,6 +227,7 @@ class Apart:
             code = child.watch_child(
                 __name__, question.model_dump_json(), output, threads=self._threads, timeout_s=HUNG_S, look=look
             )
+            look()
             if code is None or not question.ended.is_file():
                 raise child.no_answer(f"requests to {self._row}", code, output, HUNG_S)
             ended = _Ended.model_validate_json(question.ended.read_text())
@@ -239,8 +240,9 @@ def _key(request: Passage | Prompt) -> str:
     return hashlib.sha256(json.dumps([type(request).__name__, *request]).encode()).hexdigest()
 
 
-def _lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.is_file() else 0
+def _count(path: Path) -> int:
+    """How many answers a file holds: lines that begin with a key."""
+    return path.read_bytes().count(b'{"key"') if path.is_file() else 0
 
 
 def _read(path: Path) -> tuple[Opened | None, dict[str, _Line]]:
@@ -266,14 +268,18 @@ def _read(path: Path) -> tuple[Opened | None, dict[str, _Line]]:
             raise InputError(f"{path}:{number}: no answer of qexport; remove the file and start anew") from error
         if line.opened is None:
             found[line.key] = line
-        elif opened is None or line.opened.conditions == opened.conditions:
-            opened = line.opened
         else:
-            raise NotComparable(
-                f"{path}: cannot be resumed, it was begun under other conditions (machine, threads, provider or "
-                "versions); start anew with --overwrite"
-            )
+            _require_like(path, opened or line.opened, line.opened)
+            opened = line.opened
     return opened, found
+
+
+def _require_like(path: Path, before: Opened, now: Opened) -> None:
+    if now.conditions != before.conditions:
+        raise NotComparable(
+            f"{path}: cannot be resumed, it was begun under other conditions (machine, threads, provider or versions); "
+            "start anew with --overwrite"
+        )
 
 
 def main() -> None:
@@ -294,13 +300,17 @@ def _answer(question: _Question) -> None:
     versions = import_runtime(artifact.manifest)
     session = open_session(artifact, provider=question.provider, threads=question.threads, observe="kernels")
     here = Here(artifact, session, rows=question.rows)
+    opened = Opened(conditions=of_session(session, versions), facts=session.facts())
+    before, _ = _read(question.answers)
+    if before is not None:
+        _require_like(question.answers, before, opened)
     with question.answers.open("a", encoding="utf-8") as handle:
 
         def add(lines: Iterable[_Line]) -> None:
             handle.writelines(line.model_dump_json(exclude_none=True) + "\n" for line in lines)
             handle.flush()
 
-        add([_Line(opened=Opened(conditions=of_session(session, versions), facts=session.facts()))])
+        add([_Line(opened=opened)])
         here.score(
             question.passages,
             lambda batch: add(

@@ -70,7 +70,8 @@ def evaluate_artifacts(
         QExportError: see the errors of the parts; an artifact that this machine cannot run is skipped with its reason.
     """
     require_tasks(names)
-    check_report_folder(folder, overwrite=overwrite or options.resume)
+    going_on = options.resume and resume.answers_path(folder).exists()
+    check_report_folder(folder, overwrite=overwrite or going_on)
     resume.check_journal(folder, resume=options.resume, overwrite=overwrite)
     artifacts = [load_artifact(path) for path in paths]
     _require_one_model(artifacts)
@@ -90,7 +91,7 @@ def evaluate_artifacts(
         )
         records += evaluate(artifact, tasks, plan, respondent, Place(run=run, row=label))
     title = f"{artifacts[0].manifest.model.name}: {', '.join(names)}"
-    write_report(records, folder, title=title, overwrite=overwrite or options.resume)
+    write_report(records, folder, title=title, overwrite=overwrite or going_on)
     journal.close()
     return records
 
@@ -122,7 +123,7 @@ def _settings(text: str) -> dict[str, bool | float | str]:
         if not equals or not name.strip():
             raise InputError(f"--gen-kwargs {text}: {part!r} is not KEY=VALUE; write max_gen_toks=128")
         try:
-            settings[name.strip()] = json.loads(value.lower())
+            settings[name.strip()] = json.loads(value.lower() if value in {"True", "False"} else value)
         except ValueError:
             settings[name.strip()] = value
     return settings
@@ -136,7 +137,7 @@ def rows_of(batch_size: str) -> int:
     """
     if batch_size == "auto":
         return ROWS
-    if not batch_size.isdigit() or int(batch_size) == 0:
+    if not (batch_size.isascii() and batch_size.isdigit()) or int(batch_size) == 0:
         raise InputError(f"--batch-size {batch_size}: neither auto nor a number above zero; correct it")
     return int(batch_size)
 

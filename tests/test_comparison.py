@@ -13,7 +13,8 @@ from qexport.artifact import load_artifact
 from qexport.comparison import DEFAULT_METRICS, CompareOptions
 from qexport.conditions import here
 from qexport.errors import InputError, NotComparable, SelectionError, UnsupportedHere
-from qexport.inputs.experiment import Experiment, Generation, Row, Tasks, TextPaths
+from qexport.inputs.experiment import Experiment, Generation, PublishedSource, Row, Tasks, TextPaths
+from qexport.inputs.figures import parse_figures
 from qexport.inputs.text import Text
 from qexport.metrics.tasks import Likelihood
 from qexport.record import read_records
@@ -249,8 +250,8 @@ def test_runs_are_put_into_one_report(experiment, tmp_path):
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """The rows that were asked, and how much: by an answerer that needs no process, whose answers are by length."""
+def asked(fp32, monkeypatch):
+    """The rows that were asked, and how much: of an artifact that is there, by one who answers without a process."""
     told = []
 
     class Quick:
@@ -264,7 +265,11 @@ def asked(monkeypatch):
             told.append((self.row, len(passages)))
             return [Likelihood(-float(sum(passage.continuation) % 97), greedy=False) for passage in passages]
 
+    def exported(_source, folder, exporter):
+        return load_artifact(shutil.copytree(fp32("gpt2", exporter).path, folder))
+
     monkeypatch.setattr(comparison, "Apart", Quick)
+    monkeypatch.setattr(pipeline, "export_source", exported)
     return told
 
 
@@ -311,11 +316,122 @@ def test_tasks_stand_beside_perplexity(experiment, tmp_path, monkeypatch):
 def test_rows_that_were_asked_are_not_asked_again(experiment, tmp_path, questions, asked, monkeypatch):
     changed = with_tasks(experiment, questions)
     folder = tmp_path / "report"
-    monkeypatch.setattr(comparison, "write_report", lambda *_given, **_named: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        comparison.compare(comparison.only(changed, ["fp32"]), folder, tasks=["arc_easy"], options=SMALL)
-    monkeypatch.undo()
-    monkeypatch.setattr(pipeline, "export_source", counted := Counted(pipeline.export_source))
-    with pytest.raises(InputError, match=r"--resume"):
-        comparison.compare(changed, folder, tasks=["arc_easy"], options=SMALL)
-    assert not counted.calls
+    comparison.compare(comparison.only(changed, ["fp32"]), folder, tasks=["arc_easy"], options=SMALL)
+    both = replace(SMALL, resume=True)
+    records = comparison.compare(changed, folder, tasks=["arc_easy"], options=both)
+    assert asked == [(LABELS[0], 12), (LABELS[1], 12)]
+    assert [(record.metric, record.row) for record in records] == [
+        (metric, row) for metric in ("disk_bytes", "arc_easy_acc", "arc_easy_acc_norm") for row in LABELS
+    ]
+    assert comparison.compare(changed, folder, tasks=["arc_easy"], options=both) == records
+
+    more = comparison.compare(changed, folder, tasks=["arc_easy", "piqa"], options=both)
+    assert {row for row, _ in asked[2:]} == set(LABELS)
+    assert [record for record in more if not record.metric.startswith("piqa")] == records
+
+    path = questions / "arc_easy.jsonl"
+    path.write_text(path.read_text().replace("boots", "socks"))
+    del asked[:]
+    with pytest.raises(NotComparable, match=r"arc_easy_acc of fp32: .* questions .* have changed; .*--overwrite"):
+        comparison.compare(changed, folder, tasks=["arc_easy"], options=both)
+    assert asked == []
+    assert read_records(folder / "records.jsonl") == more
+
+
+@pytest.mark.parametrize("other", [{"num_fewshot": 2}, {"seed": 5}, {"system_instruction": "Think."}], ids=" ".join)
+def test_rows_asked_in_two_ways_do_not_come_into_one_table(experiment, tmp_path, asked, other):
+    """Said before the second row is asked, not after hours."""
+    changed, folder = with_tasks(experiment, DATA, num_fewshot=1), tmp_path / "report"
+    comparison.compare(comparison.only(changed, ["fp32"]), folder, tasks=["arc_easy"], options=SMALL)
+    del asked[:]
+    again = with_tasks(experiment, DATA, **{"num_fewshot": 1} | other)
+    with pytest.raises(NotComparable, match="--overwrite"):
+        comparison.compare(again, folder, tasks=["arc_easy"], options=replace(SMALL, resume=True))
+    assert asked == []
+
+
+def test_an_experiment_may_want_one_metric_of_a_task(experiment, tmp_path, asked):
+    published = {"arc_easy_acc_norm": 0.25}
+    rows = (experiment.rows[0].model_copy(update={"published": parse_figures(published)}), experiment.rows[1])
+    changed = with_tasks(experiment, DATA, "arc_easy_acc_norm").model_copy(
+        update={"rows": rows, "published": PublishedSource(source="Somewhere")}
+    )
+    folder = tmp_path / "report"
+    records = comparison.compare(changed, folder, options=SMALL)
+    assert [(record.metric, record.row) for record in records] == [
+        (metric, row) for metric in ("disk_bytes", "arc_easy_acc_norm") for row in LABELS
+    ]
+    assert [record.published and record.published.value for record in records] == [None, None, 0.25, None]
+    del asked[:]
+    assert comparison.compare(changed, folder, options=replace(SMALL, resume=True)) == records
+    assert asked == []
+    both = comparison.compare(changed, folder, tasks=["arc_easy"], options=SMALL, overwrite=True)
+    assert [record.metric for record in both[::2]] == ["disk_bytes", "arc_easy_acc", "arc_easy_acc_norm"]
+
+
+def test_a_hub_that_cannot_be_reached_skips_the_task_and_nothing_else(experiment, tmp_path, asked):
+    changed, folder = with_tasks(experiment, None), tmp_path / "report"
+    records = comparison.compare(changed, folder, tasks=["arc_easy"], options=SMALL)
+    reasons = {(record.metric, record.row): record.skipped for record in records}
+    assert list(reasons) == [
+        (metric, row) for metric in ("disk_bytes", "arc_easy_acc", "arc_easy_acc_norm") for row in LABELS
+    ]
+    (reason,) = {reason for (metric, _), reason in reasons.items() if metric != "disk_bytes"}
+    assert reason.startswith("arc_easy: its questions cannot be had from the hub")
+    assert "--data" in reason
+    assert {reason for (metric, _), reason in reasons.items() if metric == "disk_bytes"} == {None}
+    assert "cannot be had" in (folder / "report.md").read_text()
+    assert asked == []
+    local = with_tasks(experiment, DATA)
+    records = comparison.compare(local, folder, tasks=["arc_easy"], options=replace(SMALL, resume=True))
+    assert not [record for record in records if record.skipped]
+    assert [row for row, _ in asked] == LABELS
+
+
+def test_figures_that_are_there_outlive_a_hub_that_went_away(experiment, tmp_path, asked, monkeypatch):
+    import datasets
+
+    rows = [json.loads(line) for line in (DATA / "arc_easy.jsonl").read_text().splitlines()]
+    table = datasets.DatasetDict(dict.fromkeys(("train", "validation", "test"), datasets.Dataset.from_list(rows)))
+    changed, folder = with_tasks(experiment, None), tmp_path / "report"
+    with monkeypatch.context() as online:
+        online.setattr(datasets, "load_dataset", lambda *_given, **_named: table)
+        records = comparison.compare(changed, folder, tasks=["arc_easy"], options=SMALL)
+    assert not [record for record in records if record.skipped]
+    assert comparison.compare(changed, folder, tasks=["arc_easy"], options=replace(SMALL, resume=True)) == records
+    assert [row for row, _ in asked] == LABELS
+
+
+def test_a_row_without_an_artifact_has_no_answers(experiment, tmp_path, asked, monkeypatch):
+    def refuse(*_given, **_named):
+        raise UnsupportedHere("no such engine on this machine")
+
+    monkeypatch.setattr(pipeline, "apply_onnx", refuse)
+    records = comparison.compare(with_tasks(experiment, DATA), tmp_path / "report", tasks=["arc_easy"], options=SMALL)
+    assert {(record.row, record.skipped) for record in records} == {
+        (LABELS[0], None),
+        (LABELS[1], "no such engine on this machine"),
+    }
+    assert [row for row, _ in asked] == LABELS[:1]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [(["arc_esy"], "did you mean arc_easy"), (["piqa", "piqa"], "piqa: is there twice"), ([""], "no such task")],
+)
+def test_tasks_are_known_before_any_work_is_done(experiment, tmp_path, monkeypatch, tasks, message):
+    monkeypatch.setattr(pipeline, "locate", lambda *_given: pytest.fail("work was begun"))
+    with pytest.raises(InputError, match=message):
+        comparison.compare(with_tasks(experiment, DATA), tmp_path / "report", tasks=tasks, options=SMALL)
+
+
+def test_questions_that_are_not_there_are_said_before_any_work_is_done(experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "export_source", lambda *_given: pytest.fail("work was begun"))
+    (tmp_path / "empty").mkdir()
+    for changed, message in (
+        (with_tasks(experiment, tmp_path / "empty"), "arc_easy: no file for it in "),
+        (with_tasks(experiment, DATA, num_fewshot=12), "there are only 11"),
+    ):
+        with pytest.raises(InputError, match=message):
+            comparison.compare(changed, tmp_path / "report", tasks=["arc_easy"], options=SMALL)
+    assert not (tmp_path / "report").exists()

@@ -5,7 +5,7 @@ import pytest
 from qexport import __version__, cpu
 from qexport.errors import InputError, NotComparable
 from qexport.record import Conditions, Measurement, read_records, write_records
-from qexport.resume import Expected, Journal, check_journal
+from qexport.resume import Expected, Journal, answers_path, check_journal
 
 EXPECTED = Expected(
     model="tiny", stand_in=False, provider="cpu", threads=2, texts={"perplexity": "aa", "latency_s": "aa"}
@@ -115,3 +115,36 @@ def test_half_a_line_is_one_clear_line(tmp_path):
     path.write_text(path.read_text()[:-20])
     with pytest.raises(InputError, match=r"report\.partial\.jsonl:1: not a qexport record"):
         Journal(tmp_path / "report", resume=True)
+
+
+def test_answers_are_kept_beside_the_report_as_its_records_are(tmp_path):
+    report = tmp_path / "report"
+    journal = Journal(report, resume=False)
+    path = journal.answers("a" * 64)
+    assert path.parent == answers_path(report) == tmp_path / "report.answers"
+    assert journal.answers("b" * 64) != path
+    check_journal(report, resume=False, overwrite=False)  # where nothing was answered yet
+
+    path.parent.mkdir()
+    path.write_text("{}\n")
+    with pytest.raises(
+        InputError, match=r"report\.answers: .*cut short; go on with --resume, or start anew with --over"
+    ):
+        check_journal(report, resume=False, overwrite=False)
+    check_journal(report, resume=True, overwrite=False)
+    check_journal(report, resume=False, overwrite=True)
+    assert Journal(report, resume=True).answers("a" * 64).read_text() == "{}\n"
+    assert not Journal(report, resume=False).answers("a" * 64).exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_done_leaves_nothing(tmp_path):
+    journal = Journal(tmp_path / "report", resume=False)
+    journal.add([record()])
+    path = journal.answers("a" * 64)
+    path.parent.mkdir()
+    path.write_text("{}\n")
+    (tmp_path / "reports.answers").mkdir()  # another report's
+    journal.close()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["reports.answers"]
+    journal.close()

@@ -30,6 +30,8 @@ from qexport.runtime import Provider, ProviderUnavailable, open_session, require
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
+_GENERATION = {"do_sample", "temperature", "until", "max_gen_toks", "top_k", "top_p", "min_p", "typical_p"}
+"""Settings that are heeded, or that change nothing where the likeliest token is taken."""
 _Scored = tuple[tuple[str, str] | None, list[int], list[int]]
 """A request of lm-eval's as tokens: its texts, the context and the continuation."""
 
@@ -101,12 +103,18 @@ class ArtifactLM(TemplateLM):
             raise InputError(
                 f"{self.tokenizer.name_or_path}: the tokenizer has no chat template; leave --apply-chat-template out"
             )
+        from jinja2 import TemplateError
+
+        try:
+            return self._templated(chat_history, add_generation_prompt)
+        except TemplateError:  # as the hf model: some templates know no system role
+            without = [message for message in chat_history if message["role"] != "system"]
+            return self._templated(without, add_generation_prompt)
+
+    def _templated(self, messages: list[dict[str, str]], prompted: bool) -> str:  # noqa: FBT001  # as above
         return str(
             self.tokenizer.apply_chat_template(
-                chat_history,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
+                messages, tokenize=False, add_generation_prompt=prompted, continue_final_message=not prompted
             )
         )
 
@@ -192,7 +200,12 @@ class ArtifactLM(TemplateLM):
         wanted = normalize_gen_kwargs(settings, self.max_gen_toks)
         if wanted["do_sample"]:
             raise InputError("do_sample: asks for sampling, and qexport generates greedily; leave it out")
+        unknown = sorted(wanted.keys() - _GENERATION)
+        if unknown:
+            raise InputError(f"{unknown[0]}: qexport's generation has no such setting; leave it out")
         new_tokens = wanted["max_gen_toks"]
+        if new_tokens <= 0:
+            raise InputError(f"{new_tokens} new tokens are none; pass --gen-kwargs max_gen_toks=N with N above zero")
         room = self.max_length - new_tokens
         if room <= 0:
             raise InputError(

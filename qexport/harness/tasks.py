@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ _FOLDERS = {
     "mmlu": "mmlu/default",
 }
 """Where lm-eval keeps each task. To look through all its folders takes 20 s."""
+_WITHOUT_TEST = frozenset({"hellaswag", "piqa"})
+"""Their test labels are secret, so lm-eval knows no test split of theirs, and draws their examples in another way."""
 _EXAMPLES = "examples"
 """What the few-shot examples' split is called where they have one of their own."""
 
@@ -57,6 +60,11 @@ def load_task(name: str, plan: Tasks) -> LoadedTask:
         UnsupportedHere: the hub cannot be reached for the task's questions, or lm-eval is not installed.
     """
     local = None if plan.data is None else load_task_data(plan.data, name)
+    with quiet():
+        return _load(name, plan, local)
+
+
+def _load(name: str, plan: Tasks, local: Mapping[str, TaskData] | None) -> LoadedTask:
     parts = local.keys() if local else [f"mmlu_{subject}" for subject in MMLU_SUBJECTS] if name == "mmlu" else [name]
     overrides = {part: {} if local is None else _local(local[part]) for part in parts}
     tasks = _built(name, overrides)
@@ -83,19 +91,21 @@ def _local(data: TaskData) -> dict[str, Any]:
     """What is changed in lm-eval's task for local questions: where they come from, and no more."""
     from datasets import Dataset
 
-    split = data.split or "questions"
+    split, examples = data.split or "questions", None if data.examples is None else _EXAMPLES
     rows = {split: Dataset.from_list(list(data.rows))}
     if data.examples is not None:
         rows[_EXAMPLES] = Dataset.from_list(list(data.examples))
-    changed: dict[str, Any] = {
-        "custom_dataset": _given(rows),
-        "training_split": None,
-        "validation_split": None,
-        "test_split": split,
+    if data.task in _WITHOUT_TEST:
+        splits = {"training_split": examples, "validation_split": split}
+    else:
         # Of the questions themselves where there is nothing else: lm-eval then leaves out the one that is asked.
-        "fewshot_split": split if data.examples is None else _EXAMPLES,
-    }
-    return changed | ({"process_docs": None} if data.ready else {})
+        splits = {
+            "training_split": None,
+            "validation_split": None,
+            "test_split": split,
+            "fewshot_split": examples or split,
+        }
+    return {"custom_dataset": _given(rows)} | splits | ({"process_docs": None} if data.ready else {})
 
 
 def _given(rows: Mapping[str, Any]) -> Callable[..., Mapping[str, Any]]:
@@ -111,18 +121,17 @@ def _built(name: str, overrides: Mapping[str, Mapping[str, Any]]) -> dict[str, C
     except ImportError as error:
         raise UnsupportedHere(f"lm-eval is not installed ({error}); install qexport[eval]") from error
     folder = Path(lm_eval.tasks.__file__).parent / _FOLDERS[name]
-    with quiet():
-        manager = lm_eval.tasks.TaskManager(include_defaults=False, include_path=str(folder))
-        group = {"group": f"qexport_{name}", "task": [{"task": part, **own} for part, own in overrides.items()]}
-        try:
-            loaded: dict[str, ConfigurableTask] = manager.load([group])["tasks"]
-        except Exception as error:  # of datasets, of the hub's client, or of the network: they have no class in common
-            if any(overrides.values()):
-                raise
-            raise UnsupportedHere(
-                f"{name}: its questions cannot be had from the hub ({type(error).__name__}); "
-                "give local files with --data, or connect once so that they are cached"
-            ) from error
+    manager = lm_eval.tasks.TaskManager(include_defaults=False, include_path=str(folder))
+    group = {"group": f"qexport_{name}", "task": [{"task": part, **own} for part, own in overrides.items()]}
+    try:
+        loaded: dict[str, ConfigurableTask] = manager.load([group])["tasks"]
+    except Exception as error:  # of datasets, of the hub's client, or of the network: they have no class in common
+        if any(overrides.values()):
+            raise
+        raise UnsupportedHere(
+            f"{name}: its questions cannot be had from the hub ({type(error).__name__}); "
+            "give local files with --data, or connect once so that they are cached"
+        ) from error
     return loaded
 
 
@@ -140,12 +149,23 @@ def _configure(task: ConfigurableTask, plan: Tasks) -> None:
     if plan.gen_kwargs and config.output_type == "generate_until":
         task.set_config("generation_kwargs", dict(plan.gen_kwargs), update=True)
     if config.num_fewshot:
-        pool = len(list(task.fewshot_docs())) - (config.fewshot_split == config.test_split)
+        pool = _pool(task)
         if config.num_fewshot > pool:
             raise InputError(
                 f"{config.task}: {config.num_fewshot} examples are asked for and there are only {pool}; "
                 "pass a smaller --num-fewshot, or add a file of examples"
             )
+
+
+def _pool(task: ConfigurableTask) -> int:
+    """How many examples there are for any question.
+
+    Where lm-eval leaves out the question itself it draws one more, and drops all that are the same.
+    """
+    often = Counter(json.dumps(document, default=str) for document in task.fewshot_docs())
+    if task.config.fewshot_split != task.config.test_split:  # as lm-eval asks, where none and none are the same too
+        return often.total()
+    return often.total() - max(1, *(often[json.dumps(document, default=str)] for document in task.eval_docs))
 
 
 def _count(questions: int, limit: float | None) -> int:

@@ -24,7 +24,7 @@ from qexport.inputs.figures import Figure, parse_figures
 from qexport.record import Published
 
 Positive = Annotated[int, Field(gt=0)]
-Limit = Annotated[float, Field(gt=0)]
+Limit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 

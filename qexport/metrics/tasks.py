@@ -74,7 +74,7 @@ class Batching:
     rows: int = ROWS
     alone: bool = False
     """Every sequence whole and by itself."""
-    switch: int | None = None
+    switch: float | None = None
     """Longer sequences are run whole and by themselves: beyond, the model turns all rows of a batch otherwise."""
 
     @classmethod
@@ -299,8 +299,8 @@ def generate_until(
         read: from tokens to text, in which the stop words are looked for.
         done: told the new tokens of each batch, by index into ``prompts``; the text may go on behind a stop word.
     """
-    if not session.decoder(batch=1, capacity=1).forks:
-        batching = replace(batching, alone=True)  # an answer that has ended could not be dropped
+    if not session.decoder(batch=1, capacity=1).forks:  # what has ended stays to the end of its batch
+        batching = replace(batching, switch=batching.reach)
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index].tokens), prompts[index]))
     for batch in _prompt_batches(prompts, order, batching):
         answers = _answer([prompts[index] for index in batch], session, read, batching)
@@ -351,7 +351,7 @@ def _answer(
         if not going:
             break
         furthest = max((len(prompts[place].tokens) + step for place in places if place not in going), default=0)
-        if len(going) <= len(places) // 2 or furthest > batching.reach:
+        if decoder.forks and (len(going) <= len(places) // 2 or furthest > batching.reach):
             rows = np.array([row for row, place in enumerate(places) if place in going])
             decoder, latest = decoder.fork(rows, steps=steps - step), latest[rows]
             places = [places[row] for row in rows]

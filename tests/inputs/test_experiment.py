@@ -4,7 +4,7 @@ import pytest
 
 from qexport.errors import InputError
 from qexport.inputs.bundled import bundled
-from qexport.inputs.experiment import DEFAULT_ROWS, SessionPlan, default_experiment, load_experiment
+from qexport.inputs.experiment import DEFAULT_ROWS, SessionPlan, Tasks, default_experiment, load_experiment
 from qexport.recipes import RECIPES
 
 MINIMAL = 'title = "T"\nmodel = "gpt2"\n[[rows]]\nrecipe = "fp32"\n'
@@ -82,6 +82,15 @@ def test_paths_are_relative_to_the_file(write, tmp_path, monkeypatch):
         (MINIMAL + '[session]\nprompt = "Why?"\nexpected = [""]\n', ["session.expected.0"]),
         (MINIMAL + '[session]\nprompt = "Why?"\nmax_tokens = 0\n', ["session.max_tokens"]),
         (MINIMAL + "[architecture]\nhidden_size = 8\n", ["key architecture.model_type is missing"]),
+        (MINIMAL + "[tasks]\nnum_fewshots = 5\n", ["unknown key tasks.num_fewshots", "did you mean num_fewshot"]),
+        (MINIMAL + "[tasks]\nnum_fewshot = -1\n", ["tasks.num_fewshot", "0"]),
+        (MINIMAL + "[tasks]\nlimit = 0\n", ["tasks.limit", "greater than 0"]),
+        (MINIMAL + "[tasks]\nlimit = inf\n", ["tasks.limit", "finite"]),
+        (MINIMAL + "[tasks]\nlimit = { piqa = 0 }\n", ["tasks.limit", "greater than 0"]),
+        (MINIMAL + "[tasks]\nlimit = { piqua = 3 }\n", ["tasks.limit", "piqua", "did you mean piqa"]),
+        (MINIMAL + '[tasks]\nlimit = "many"\n', ["tasks.limit"]),
+        (MINIMAL + "[tasks]\ngen_kwargs = 8\n", ["tasks.gen_kwargs"]),
+        ('metrics = ["arc_easy"]\n' + MINIMAL, ["arc_easy: no such metric; did you mean", "arc_easy_acc"]),
     ],
 )
 def test_bad_experiments(write, content, parts):
@@ -112,6 +121,29 @@ def test_what_an_experiment_may_say(write, tmp_path):
     assert experiment.session == SessionPlan(prompt="Why?", expected=("because",), max_tokens=7, chat=True)
     assert experiment.architecture is not None
     assert experiment.architecture.values == {"model_type": "gpt2", "n_embd": 8, "rope": {"factors": [1, 2.5]}}
+
+
+def test_how_tasks_are_asked(write, tmp_path, monkeypatch):
+    plain = load_experiment(write(MINIMAL)).tasks
+    assert plain == Tasks()
+    assert (plain.data, plain.num_fewshot, plain.seed, plain.fewshot_as_multiturn) == (None, None, 1234, True)
+    assert [plain.limit_of(task) for task in ("piqa", "mmlu")] == [None, None]
+    monkeypatch.chdir("/")
+    tasks = load_experiment(
+        write(
+            'metrics = ["piqa_acc", "perplexity"]\n' + MINIMAL + "[tasks]\n"
+            'data = "asked/mine"\nnum_fewshot = 0\nlimit = { piqa = 3, mmlu = 0.5 }\nseed = 7\n'
+            'apply_chat_template = true\nfewshot_as_multiturn = false\nsystem_instruction = "Think."\n'
+            'gen_kwargs = { max_gen_toks = 8, until = ["a", "b"], do_sample = false }\n'
+        )
+    ).tasks
+    assert tasks.data == tmp_path / "asked/mine"
+    assert [tasks.limit_of(task) for task in ("piqa", "mmlu", "gsm8k")] == [3, 0.5, None]
+    assert tasks.gen_kwargs == {"max_gen_toks": 8, "until": ["a", "b"], "do_sample": False}
+    assert (tasks.num_fewshot, tasks.seed, tasks.system_instruction) == (0, 7, "Think.")
+    assert (tasks.apply_chat_template, tasks.fewshot_as_multiturn) == (True, False)
+    one = load_experiment(write(MINIMAL + "[tasks]\nlimit = 4\n")).tasks
+    assert [one.limit_of(task) for task in ("piqa", "mmlu")] == [4, 4]
 
 
 def test_published_figures_come_in_the_recorded_unit(write):

@@ -130,8 +130,7 @@ def batching(artifact, **changes) -> Batching:
 
 def changed(batching, **changes) -> Batching:
     return Batching(
-        **{"vocabulary": batching.vocabulary, "rows": batching.rows, "alone": batching.alone, "switch": batching.switch}
-        | changes
+        **{name: getattr(batching, name) for name in ("vocabulary", "context", "rows", "alone", "switch")} | changes
     )
 
 
@@ -182,6 +181,16 @@ def recomputed(session, prompt, new_tokens) -> tuple[int, ...]:
     return tuple(ids[len(prompt) :])
 
 
+def another(token) -> int:
+    return token % (VOCABULARY - 1) + 1
+
+
+def recovered(session, context) -> tuple[int, ...]:
+    """A continuation that begins with another token than the model would write, and goes on as it would then."""
+    first = another(*recomputed(session, context, 1))
+    return (first, *recomputed(session, (*context, first), 2))
+
+
 # Likelihoods
 
 
@@ -191,7 +200,7 @@ def questions(session) -> list[Passage]:
     The lengths go past sliding windows, and for phi3 past the switch of its rotary factors, but for one question whose
     choices are all within.
     """
-    long, middle = tokens(30, 1), tokens(12, 2)
+    long, middle, single = tokens(30, 1), tokens(12, 2), tokens(11, 7)
     said = recomputed(session, middle, 4)
     return [
         *choices(long, 1, 3, 5, 2, 1),
@@ -201,7 +210,10 @@ def questions(session) -> list[Passage]:
         Passage(middle, said[:2]),
         Passage(middle, said[:1]),
         Passage(middle + said[:1], said[1:3]),
-        Passage(middle, (*said[:2], said[2] % (VOCABULARY - 1) + 1)),
+        Passage(middle, (*said[:2], another(said[2]))),
+        # Greedy from the second token on, in steps and at once.
+        Passage(middle, recovered(session, middle)),
+        Passage(single, recovered(session, single)),
         *choices(tokens(20, 3), 1, 1, 1),
         *choices(tokens(3, 4), 6, 7, 1),
         *choices(tokens(1, 5), 1),
@@ -303,6 +315,8 @@ def test_a_short_context_is_not_worth_a_copy(opened):
     scored(session, choices(tokens(3, 1), 6, 7, 1), Batching(vocabulary=VOCABULARY))
     assert session.starts == [(2, 9)]
     assert session.copies == session.steps == []
+    scored(session, choices(tokens(20, 1), 11, 11), Batching(vocabulary=VOCABULARY))
+    assert (session.starts[1:], session.copies) == ([(1, 20)], [2])
 
 
 def test_one_choice_of_a_context_is_run_with_it(opened):
@@ -478,17 +492,21 @@ def test_where_a_model_turns_otherwise(config, switch):
     assert given == Batching(vocabulary=9, context=64, switch=switch)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("lengths", [(1,), (3,), (3, 3)], ids=["first", "whole", "in a step"])
 def test_a_model_that_computes_no_numbers(opened, value, lengths):
+    """Of one token alone, of one choice among others."""
+    plain, batching = opened("gpt2")
+    passages = [*choices(tokens(36, 2), 1), *choices(tokens(30, 1), *lengths)]
+    check(plain, passages, batching)
+
     def spoilt(logits):
-        if lengths != (3, 3) or logits.ndim == 2:
-            logits[..., 5] = value
+        if len(lengths) == 1 or logits.ndim == 2:
+            logits[-1, ..., passages[-1].continuation[-1]] = value
         return logits
 
-    plain, batching = opened("gpt2")
     with pytest.raises(ContractError, match="not finite"):
-        scored(Noted(plain, change=spoilt), choices(tokens(30, 1), *lengths), batching)
+        scored(Noted(plain, change=spoilt), passages, batching)
 
 
 def test_numbers_behind_padding_do_not_count(opened):
