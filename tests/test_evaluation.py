@@ -182,6 +182,14 @@ def test_tasks_that_mean_nothing(fp32, tmp_path, no_work, names, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_answers_that_do_not_fit_are_said_before_anything_is_asked(fp32, tmp_path, asked):
+    """lm-eval itself would have all choices scored first."""
+    plan = PLAN.model_copy(update={"gen_kwargs": {}})
+    with pytest.raises(InputError, match="256 new tokens do not fit into the model's context of 64"):
+        evaluate_artifacts([fp32("gpt2").path], ["piqa", "gsm8k"], tmp_path / "report", plan=plan, options=ONE)
+    assert asked == []
+
+
 def test_artifacts_that_do_not_stand_side_by_side(fp32, tmp_path, no_work):
     def refused(message, *paths):
         with pytest.raises(InputError, match=message):

@@ -71,6 +71,8 @@ def _run(
     parts = {name: part for task in tasks.values() for name, part in task.parts.items()}
     for part in parts.values():
         part.set_fewshot_seed(plan.seed)
+        if part.config.output_type == "generate_until":
+            model.require_generation(part.config.generation_kwargs)
     with quiet():
         results = run(
             lm=model,

@@ -196,7 +196,12 @@ class ArtifactLM(TemplateLM):
             self.cache_hook.add_partial("generate_until", request.args, texts[-1])
         return texts
 
-    def _prompt(self, context: str, settings: dict[str, Any]) -> Prompt:
+    def require_generation(self, settings: dict[str, Any]) -> int:
+        """Make sure that a task's answers can be generated as it asks, and tell how many tokens of its contexts are kept.
+
+        Raises:
+            InputError: sampling, a setting that is not heeded, no new tokens, or more than the model's context has.
+        """
         wanted = normalize_gen_kwargs(settings, self.max_gen_toks)
         if wanted["do_sample"]:
             raise InputError("do_sample: asks for sampling, and qexport generates greedily; leave it out")
@@ -206,17 +211,23 @@ class ArtifactLM(TemplateLM):
         new_tokens = wanted["max_gen_toks"]
         if new_tokens <= 0:
             raise InputError(f"{new_tokens} new tokens are none; pass --gen-kwargs max_gen_toks=N with N above zero")
-        room = self.max_length - new_tokens
-        if room <= 0:
+        if new_tokens >= self.max_length:
             raise InputError(
                 f"{new_tokens} new tokens do not fit into the model's context of {self.max_length}; "
                 "pass --gen-kwargs max_gen_toks=N with a smaller N"
             )
+        return self.max_length - int(new_tokens)
+
+    def _prompt(self, context: str, settings: dict[str, Any]) -> Prompt:
+        room = self.require_generation(settings)
         tokens = self.tok_encode(context)
         if len(tokens) > room:
             self.truncated.add(context)
-        until = handle_stop_sequences(list(wanted["until"]), eos=self.tokenizer.decode(self.eot_token_id))
-        return Prompt(tuple(tokens[-room:]), tuple(word for word in until if word), self._stop, new_tokens)
+        until = handle_stop_sequences(
+            list(normalize_gen_kwargs(settings)["until"]), eos=self.tokenizer.decode(self.eot_token_id)
+        )
+        words = tuple(word for word in until if word)
+        return Prompt(tuple(tokens[-room:]), words, self._stop, self.max_length - room)
 
 
 @register_model("qexport")

@@ -623,10 +623,20 @@ def test_prompts_held_at_once_are_bounded(opened, monkeypatch):
     session = Noted(plain)
     assert written(session, prompts, changed(batching, rows=2)) == expected
     assert session.starts == [(2, 20), (2, 18), (1, 16), (1, 3)]
+    # A prompt that asks for more has room for it.
+    monkeypatch.setattr(tasks, "_CACHED_TOKENS", 2 * 24)
+    session = Noted(plain)
+    more = [prompt(20, 20, 5), prompt(19, 19, 2), prompt(18, 18, 4), prompt(17, 17, 4)]
+    found = written(session, more, batching)
+    assert found == [recomputed(plain, each.tokens, each.new_tokens) for each in more]
+    assert sum(rows for rows, _ in session.starts) == 4
+    assert all(rows == 1 or rows * (length + 5) <= 2 * 24 for rows, length in session.starts)
 
 
-def test_an_answer_that_ended_is_not_continued_past_the_models_context(opened):
-    session, batching = opened("gpt2")
+@pytest.mark.parametrize("forks", [True, False])
+def test_an_answer_that_ended_is_not_continued_past_the_models_context(opened, forks):
+    plain, batching = opened("gpt2")
+    session = Noted(plain, forks=forks)
     prompts = [prompt(CONTEXT - 2, 1, 2), prompt(CONTEXT - 10, 2, 10), prompt(CONTEXT - 10, 3, 10)]
     expected = [recomputed(session, each.tokens, each.new_tokens) for each in prompts]
     assert written(session, prompts, batching) == expected
