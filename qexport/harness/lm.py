@@ -202,7 +202,10 @@ class ArtifactLM(TemplateLM):
         Raises:
             InputError: sampling, a setting that is not heeded, no new tokens, or more than the model's context has.
         """
-        wanted = normalize_gen_kwargs(settings, self.max_gen_toks)
+        try:
+            wanted = normalize_gen_kwargs(settings, self.max_gen_toks)
+        except ValueError as error:
+            raise InputError(f"max_gen_toks and temperature are numbers ({error}); correct them") from error
         if wanted["do_sample"]:
             raise InputError("do_sample: asks for sampling, and qexport generates greedily; leave it out")
         unknown = sorted(wanted.keys() - _GENERATION)
@@ -226,7 +229,7 @@ class ArtifactLM(TemplateLM):
         until = handle_stop_sequences(
             list(normalize_gen_kwargs(settings)["until"]), eos=self.tokenizer.decode(self.eot_token_id)
         )
-        words = tuple(word for word in until if word)
+        words = tuple(str(word) for word in until if word)
         return Prompt(tuple(tokens[-room:]), words, self._stop, self.max_length - room)
 
 
