@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -360,7 +360,7 @@ class _Run:
         probes = [name for name, probe in PROBES.items() if set(probe.metrics) & set(self.metrics)]
         missing = {name: self._missing(name, wanted) for name in probes}
         tasks, away = self._load_tasks()
-        asked = [metric.name for task in tasks for metric in metrics_of(task)]
+        asked = self._metrics_of(tasks)
         unasked = [row for row in wanted if asked and not self.journal.has(row.label, asked)]
         rows = {row.label: row for several in (*missing.values(), unasked) for row in several}
         built = self._build(list(rows.values()), calibration, work) if rows else {}
@@ -370,9 +370,14 @@ class _Run:
             self._ask(built[row.label], tasks)
         for task, reason in away.items():
             for row in wanted:
-                nothing = _Built(wanted=row, artifact=None, skipped=reason)
-                self.journal.add([self._skipped(nothing, metric.name) for metric in metrics_of(task)])
+                names = self._metrics_of([task])
+                if not self.journal.has(row.label, names):
+                    nothing = _Built(wanted=row, artifact=None, skipped=reason)
+                    self.journal.add([self._skipped(nothing, name) for name in names])
         return self._in_order(wanted)
+
+    def _metrics_of(self, tasks: Iterable[str]) -> list[str]:
+        return [metric.name for task in tasks for metric in metrics_of(task) if metric.name in self.metrics]
 
     def _load_tasks(self) -> tuple[dict[str, LoadedTask], dict[str, str]]:
         """The tasks that yield one of the metrics, and those whose questions cannot be had, with the reason.
@@ -390,9 +395,16 @@ class _Run:
                 away[name] = str(error)
         for record in self.journal.records:
             task = tasks.get(CATALOGUE[record.metric].task)
-            if task and record.skipped is None and record.facts.get("data_sha256") != task.data_sha256:
+            if (
+                task
+                and record.skipped is None
+                and (
+                    record.facts.get("data_sha256") != task.data_sha256
+                    or record.facts.get("plan_sha256") != self.experiment.tasks.sha256
+                )
+            ):
                 raise NotComparable(
-                    f"{record.metric} of {record.row}: cannot be resumed, the questions or the examples have changed; "
+                    f"{record.metric} of {record.row}: cannot be resumed, the questions or examples, or how they are asked, have changed; "
                     "start anew with --overwrite"
                 )
         return tasks, away

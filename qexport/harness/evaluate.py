@@ -55,7 +55,7 @@ def evaluate(
         results, truncated = _run(artifact, tasks, plan, respondent)
     except UnsupportedHere as error:
         return [_record(artifact, place, metric, conditions=here(), skipped=str(error)) for metric in metrics]
-    scores = _Scores(results=results, truncated=truncated, opened=respondent.opened)
+    scores = _Scores(plan=plan, results=results, truncated=truncated, opened=respondent.opened)
     return [_record(artifact, place, metric, **scores.told(metric, tasks[metric.task])) for metric in metrics]
 
 
@@ -89,6 +89,7 @@ def _run(
 class _Scores:
     """What lm-eval made of an artifact's answers."""
 
+    plan: Tasks
     results: dict[str, Any]
     truncated: set[str]
     opened: Opened
@@ -104,6 +105,7 @@ class _Scores:
             "num_fewshot": int(self.results["n-shot"][first]),
             "split": task.split,
             "data_sha256": task.data_sha256,
+            "plan_sha256": self.plan.sha256,
             "truncated": sum(any(words[0] in self.truncated for words in one["arguments"]) for one in asked),
         }
         stderrs = [self.results["results"][part][f"{name}_stderr,{kept}"] for part in task.parts]

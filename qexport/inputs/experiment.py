@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -107,6 +108,11 @@ class Tasks(_Value):
     """Instead of a task's own: ``{ max_gen_toks = 128 }``."""
     seed: int = 1234
     """Of the choice of examples."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of how questions are asked, whichever they are."""
+        return hashlib.sha256(self.model_dump_json(exclude={"data", "limit"}).encode()).hexdigest()
 
     def limit_of(self, task: str) -> float | None:
         """The limit that holds for a task."""

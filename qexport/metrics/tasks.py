@@ -221,8 +221,9 @@ class _Tally:
         # The sums in float64: in float32 those of a large vocabulary would lose the fourth digit.
         with np.errstate(invalid="ignore"):  # what is not finite is told once all is counted
             rest = np.log(np.exp(logits - highest[:, np.newaxis]).sum(axis=1, dtype=np.float64))
+            likelihoods = chosen - highest - rest
         for index, likelihood, greedy in zip(
-            indices, (chosen - highest - rest).tolist(), (logits.argmax(axis=1) == targets).tolist(), strict=True
+            indices, likelihoods.tolist(), (logits.argmax(axis=1) == targets).tolist(), strict=True
         ):
             self._sums[index] += likelihood
             self._greedy[index] &= greedy
