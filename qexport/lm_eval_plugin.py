@@ -48,5 +48,6 @@ def register() -> None:
 
 
 def watch() -> None:
-    """Register the model once lm-eval's models are there."""
-    sys.meta_path.insert(0, _Watch())
+    """Register the model once lm-eval's models are there; Python may read a ``.pth`` twice."""
+    if not any(isinstance(finder, _Watch) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Watch())
