@@ -326,7 +326,7 @@ def test_rows_that_were_asked_are_not_asked_again(experiment, tmp_path, question
     assert comparison.compare(changed, folder, tasks=["arc_easy"], options=both) == records
 
     more = comparison.compare(changed, folder, tasks=["arc_easy", "piqa"], options=both)
-    assert {row for row, _ in asked[2:]} == set(LABELS)
+    assert asked[2:] == [(LABELS[0], 6), (LABELS[1], 6)]  # of piqa alone
     assert [record for record in more if not record.metric.startswith("piqa")] == records
 
     path = questions / "arc_easy.jsonl"
@@ -435,3 +435,23 @@ def test_questions_that_are_not_there_are_said_before_any_work_is_done(experimen
         with pytest.raises(InputError, match=message):
             comparison.compare(changed, tmp_path / "report", tasks=["arc_easy"], options=SMALL)
     assert not (tmp_path / "report").exists()
+
+
+def test_a_task_whose_questions_were_away_is_asked_once_they_are_there(experiment, tmp_path, asked, monkeypatch):
+    """Beside one whose questions were there already."""
+    changed, folder = with_tasks(experiment, DATA), tmp_path / "report"
+    real = comparison.load_task
+
+    def load(name, plan):
+        if name == "piqa":
+            raise UnsupportedHere("piqa: its questions are away")
+        return real(name, plan)
+
+    with monkeypatch.context() as offline:
+        offline.setattr(comparison, "load_task", load)
+        comparison.compare(changed, folder, tasks=["arc_easy", "piqa"], options=SMALL)
+    assert asked == [(LABELS[0], 12), (LABELS[1], 12)]
+    options = replace(SMALL, resume=True)
+    records = comparison.compare(changed, folder, tasks=["arc_easy", "piqa"], options=options)
+    assert not [record for record in records if record.skipped]
+    assert asked[2:] == [(LABELS[0], 6), (LABELS[1], 6)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,14 +13,16 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     StringConstraints,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
 )
 
-from qexport.catalogue import require_known
+from qexport.catalogue import require_known, require_tasks
 from qexport.errors import InputError, near_names
 from qexport.inputs.bundled import bundled
 from qexport.inputs.figures import Figure, parse_figures
@@ -26,15 +30,25 @@ from qexport.record import Published
 
 Positive = Annotated[int, Field(gt=0)]
 Limit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Limits = Annotated[
+    Annotated[Limit, Tag("number")] | Annotated[dict[str, Limit], Tag("table")],
+    Discriminator(lambda given: "table" if isinstance(given, dict) else "number"),
+]
 Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
-def _figures(values: object) -> dict[str, Figure]:
-    # pydantic turns a ValueError into an error that knows its place in the file.
+@contextlib.contextmanager
+def _as_value_error() -> Iterator[None]:
+    """Pydantic turns a ValueError into an error that knows its place in the file."""
     try:
-        return parse_figures(values)
+        yield
     except InputError as error:
         raise ValueError(str(error)) from error
+
+
+def _figures(values: object) -> dict[str, Figure]:
+    with _as_value_error():
+        return parse_figures(values)
 
 
 PublishedFigures = Annotated[dict[str, Figure], BeforeValidator(_figures)]
@@ -98,7 +112,7 @@ class Tasks(_Value):
     """Folder of local files; None takes the questions from the hub."""
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
     """Examples ahead of each question; None takes each task's own number."""
-    limit: Limit | dict[str, Limit] | None = None
+    limit: Limits | None = None
     """Questions of each task, or of each that is named; below one, the part of them. MMLU's subjects have so many each."""
     apply_chat_template: bool = False
     fewshot_as_multiturn: bool = True
@@ -108,6 +122,14 @@ class Tasks(_Value):
     """Instead of a task's own: ``{ max_gen_toks = 128 }``."""
     seed: int = 1234
     """Of the choice of examples."""
+
+    @field_validator("limit")
+    @classmethod
+    def _known_tasks(cls, limit: Limits | None) -> Limits | None:
+        if isinstance(limit, dict):
+            with _as_value_error():
+                require_tasks(tuple(limit))
+        return limit
 
     @property
     def sha256(self) -> str:
@@ -163,10 +185,8 @@ class Experiment(_Value):
             return None
         if not names:
             raise ValueError("no metric is named; name one, or leave the key out")
-        try:
+        with _as_value_error():
             require_known(names)
-        except InputError as error:
-            raise ValueError(str(error)) from error
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"{twice} is there twice; leave one out")

@@ -77,6 +77,7 @@ def continuations(*texts, **settings):
 # Tasks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shots", [0, 2])
 @pytest.mark.parametrize(("name", "limit"), [("llama", 4), ("gpt2", 2), ("stories", 3)])
 def test_every_answer_to_six_tasks(subject, questions, name, limit, shots):
@@ -198,6 +199,15 @@ def test_bos_is_added_or_not(subject, add):
     assert (scored == default) == add
 
 
+def test_bos_is_added_by_a_tokenizer_that_would_not_by_itself(subject, tmp_path):
+    """Llama's class is told when it is loaded; to ask for special tokens alone would add none."""
+    one = with_tokenizer(subject("stories"), tmp_path, tokenizer_class="LlamaTokenizerFast", add_bos_token=False)
+    pairs = [(prompt, " and then") for prompt in PROMPTS]
+    scored = agree(one, "loglikelihood", *pairs, add_bos_token=True)
+    assert scored != agree(one, "loglikelihood", *pairs)
+    assert ours(one.artifact, add_bos_token=True).tok_encode("The owl")[0] == 1
+
+
 @pytest.mark.parametrize("name", ["llama", "stories"])
 def test_texts_longer_than_the_context_are_scored_in_windows(subject, name):
     one = subject(name)
@@ -277,6 +287,21 @@ def test_a_stop_token_of_the_models_folder_ends_the_text(subject, tmp_path):
     assert 0 < len(short) < len(free)
 
 
+def test_special_tokens_in_the_middle_are_left_out(subject, tmp_path):
+    from transformers import AutoTokenizer
+
+    def mark(path):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer.add_special_tokens({"additional_special_tokens": ["."]})
+        tokenizer.save_pretrained(path)
+
+    one = subject("stories")
+    (plain,) = agree(one, "generate_until", *continuations(PROMPTS[0]))
+    (found,) = agree(with_change(one, tmp_path, mark), "generate_until", *continuations(PROMPTS[0]))
+    assert "." in plain
+    assert "." not in found
+
+
 def test_other_words_for_the_same_wishes(subject):
     """``max_new_tokens`` and its like are ``max_gen_toks``; a temperature of zero is greedy."""
     one = subject("stories")
@@ -304,6 +329,11 @@ def with_file(one, folder, name, **changes):
     def edit(path):
         (path / name).write_text(json.dumps(json.loads((path / name).read_text()) | changes))
 
+    return with_change(one, folder, edit)
+
+
+def with_change(one, folder, change):
+    """A subject after ``change`` had the folders of both sides."""
     source = copy(one.source, folder / "source")
-    edit(source)
-    return type(one)(source, changed(one.artifact, folder / "artifact", edit))
+    change(source)
+    return type(one)(source, changed(one.artifact, folder / "artifact", change))

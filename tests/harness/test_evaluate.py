@@ -18,7 +18,7 @@ from qexport.inputs.task_data import load_task_data
 from qexport.quiet import quiet
 from qexport.record import Measurement, Published
 from qexport.stats import accuracy
-from tests.harness.conftest import ROWS, SIX, Direct, ours
+from tests.harness.conftest import ROWS, SIX, Direct, changed, ours
 
 HERE = Place(run="2026-11-22T07:35:55Z", row="fp32")
 FOLDERS = {"arc_easy": "arc", "arc_challenge": "arc", "mmlu": "mmlu/default"}
@@ -75,6 +75,9 @@ def lm_evals(model, task, plan):
             limit=plan.limit,
             gen_kwargs=dict(plan.gen_kwargs),
             fewshot_random_seed=plan.seed,
+            apply_chat_template=plan.apply_chat_template,
+            fewshot_as_multiturn=plan.fewshot_as_multiturn,
+            system_instruction=plan.system_instruction,
         )
 
 
@@ -84,7 +87,7 @@ def measured(artifact, names, plan, place=HERE, respondent=None):
 
 
 @pytest.mark.parametrize("shots", [None, 2])
-@pytest.mark.parametrize("task", SIX)
+@pytest.mark.parametrize("task", [*SIX[:-1], pytest.param("mmlu", marks=pytest.mark.slow)])
 def test_figures_are_lm_evals_own(fp32, as_hub, halves, task, shots):
     """Local questions against the same on the hub, loaded, sampled, limited and pooled by lm-eval itself."""
     artifact = fp32("gpt2")
@@ -114,6 +117,30 @@ def test_figures_are_lm_evals_own(fp32, as_hub, halves, task, shots):
         assert record.facts["num_fewshot"] == wanted["n-shot"][part] == (shots or {"gsm8k": 5}.get(task, 0))
         assert record.facts["truncated"] == sum(one["arguments"][0][0] in model.truncated for one in samples)
         assert record.conditions.text_sha256 == digest_of(samples), "other prompts"
+
+
+@pytest.mark.parametrize("multiturn", [True, False])
+def test_in_a_chat_template_as_lm_eval_itself(fp32, as_hub, halves, tmp_path, multiturn):
+    template = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
+
+    def edit(path):
+        file = path / "tokenizer_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": template}))
+
+    artifact = changed(fp32("gpt2"), tmp_path / "chat", edit)
+    plan = Tasks(
+        data=halves,
+        limit=3,
+        num_fewshot=2,
+        apply_chat_template=True,
+        fewshot_as_multiturn=multiturn,
+        system_instruction="Think.",
+    )
+    wanted = lm_evals(ours(artifact), "piqa", plan)["samples"]["piqa"]
+    (record, _) = measured(artifact, ["piqa"], plan)
+    assert record.conditions.text_sha256 == digest_of(wanted)
+    assert wanted[0]["arguments"][0][0].startswith("<system>Think.<user>Question: ")
+    assert wanted[0]["arguments"][0][0].count("<user>") == (3 if multiturn else 1)
 
 
 def test_they_are_of_the_artifacts_own_answers(fp32, halves):
