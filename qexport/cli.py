@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from qexport.artifact import Artifact
+    from qexport.baseline import Baseline
     from qexport.inputs.text import Text
     from qexport.pipeline import Plan, Trust
     from qexport.record import Measurement
     from qexport.selection import Selector
+    from qexport.verdict import GateReport
 
 app = typer.Typer(
     name="qexport",
@@ -319,6 +322,10 @@ def compare(
     recipes: Annotated[
         str | None, typer.Option("--recipes", metavar="NAMES", help="Only the rows of these recipes, comma-joined.")
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", metavar="NAMES", help="Only these figures, comma-joined: perplexity,disk_bytes."),
+    ] = None,
     tasks: Annotated[
         str | None, typer.Option("--tasks", metavar="NAMES", help="Tasks of lm-eval besides, as for eval.")
     ] = None,
@@ -352,6 +359,8 @@ def compare(
         experiment = comparison.experiment_for(model)
         if recipes is not None:
             experiment = comparison.only(experiment, [name.strip() for name in recipes.split(",")])
+        if metrics is not None:
+            experiment = comparison.measuring(experiment, [name.strip() for name in metrics.split(",")])
         generation = _given(prompts=prompts, new_tokens=new_tokens)
         experiment = experiment.model_copy(update={"generation": experiment.generation.model_copy(update=generation)})
         plan = experiment.tasks.model_copy(update=_given(data=data, num_fewshot=num_fewshot, limit=limit))
@@ -460,6 +469,84 @@ def report(
         from qexport import comparison
 
         _print_report(comparison.report(runs, output, title=title, overwrite=overwrite), output, as_json=as_json)
+
+
+@app.command()
+def gate(
+    artifacts: Annotated[
+        list[Path],
+        typer.Argument(metavar="ARTIFACT...", help="Folders of artifacts; their names are the baseline's rows."),
+    ],
+    baseline: Annotated[Path, typer.Option("--baseline", metavar="FILE", help="What the rows were, in JSON.")],
+    config: Annotated[
+        Path,
+        typer.Option("--config", metavar="FILE", help="Budgets: [tool.qexport.gate] there, or a TOML file of them."),
+    ] = Path("pyproject.toml"),
+    update: Annotated[bool, typer.Option("--update", help="Write the baseline instead.")] = False,
+    add_windows: Annotated[
+        bool, typer.Option("--add-windows", help="While a verdict is inconclusive, go on with more of the text.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Write gate.md, gate.json, junit.xml, code-quality.json there."
+        ),
+    ] = None,
+    provider: ProviderOption = "cpu",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold artifacts to their budgets: exit code 0 passes, 1 fails, 4 is inconclusive."""
+    with _errors():
+        from qexport import gate as verb
+        from qexport.errors import InputError
+        from qexport.gating.bench import GateOptions
+        from qexport.inputs.budgets import load_gate_plan
+
+        plan = load_gate_plan(config)
+        options = GateOptions(provider=provider, threads=threads, add_windows=add_windows)
+        if update:
+            if add_windows or output is not None:
+                raise InputError("--update: takes all of the text and judges nothing; leave --add-windows and -o out")
+            _print_baseline(baseline, *verb.update(artifacts, baseline, plan, options))
+            return
+        found = verb.gate(artifacts, baseline, plan, options)
+        _print_gate(found, output, as_json=as_json)
+    raise typer.Exit(found.exit_code)
+
+
+def _print_baseline(path: Path, made: Baseline, before: Baseline | None) -> None:
+    rows, old = made.rows, {} if before is None else before.rows
+    counts = {
+        "new": [name for name in rows if name not in old],
+        "changed": [name for name in rows if name in old and rows[name] != old[name]],
+        "dropped": [name for name in old if name not in rows],
+    }
+    told = [
+        f"{len(names)} {what} ({', '.join(names)})" for what, names in counts.items() if names and before is not None
+    ]
+    typer.echo(f"{path}: {', '.join([f'{len(rows)} rows', *told])}; commit it, so that it is reviewed")
+
+
+def _print_gate(found: GateReport, folder: Path | None, *, as_json: bool) -> None:
+    """The result, and what the service that runs this asks for."""
+    from qexport.report.gate import summary, write
+    from qexport.report.gate.data import data
+    from qexport.report.gate.github import workflow_commands
+    from qexport.report.gate.terminal import render
+
+    if folder is not None:
+        write(found, folder)
+    if place := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(place).open("a", encoding="utf-8") as handle:
+            handle.write(summary(found))
+    if as_json:
+        typer.echo(data(found), nl=False)
+        return
+    _console(stderr=False).print(render(found))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in workflow_commands(found):
+            typer.echo(line)
 
 
 def _print_report(records: list[Measurement], folder: Path, *, as_json: bool) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from qexport import fits, measure, pipeline, resume, targets
 from qexport.answering import Apart
 from qexport.artifact import Artifact, sweep
-from qexport.catalogue import CATALOGUE, metrics_of, require_tasks
+from qexport.catalogue import CATALOGUE, metrics_of, require_known, require_tasks
 from qexport.errors import InputError, NotComparable, UnsupportedHere
 from qexport.export import Exporter
 from qexport.harness.evaluate import Place, evaluate
@@ -104,6 +104,16 @@ def only(experiment: Experiment, recipes: Sequence[str]) -> Experiment:
         if recipe(name).name not in {row.recipe for row in experiment.rows}:
             raise InputError(f"{name}: {experiment.title} has no row of this recipe")
     return experiment.model_copy(update={"rows": tuple(row for row in experiment.rows if row.recipe in recipes)})
+
+
+def measuring(experiment: Experiment, metrics: Sequence[str]) -> Experiment:
+    """The experiment with some metrics only.
+
+    Raises:
+        InputError: a metric that does not exist.
+    """
+    require_known(metrics)
+    return experiment.model_copy(update={"metrics": tuple(dict.fromkeys(metrics))})
 
 
 def report(
@@ -360,14 +370,14 @@ class _Run:
         probes = [name for name, probe in PROBES.items() if set(probe.metrics) & set(self.metrics)]
         missing = {name: self._missing(name, wanted) for name in probes}
         tasks, away = self._load_tasks()
-        asked = self._metrics_of(tasks)
-        unasked = [row for row in wanted if asked and not self.journal.has(row.label, asked)]
-        rows = {row.label: row for several in (*missing.values(), unasked) for row in several}
+        unasked = {row.label: self._unasked(row, tasks) for row in wanted}
+        unanswered = [row for row in wanted if unasked[row.label]]
+        rows = {row.label: row for several in (*missing.values(), unanswered) for row in several}
         built = self._build(list(rows.values()), calibration, work) if rows else {}
         for name, several in missing.items():
             self._probe(name, [built[row.label] for row in several])
-        for row in unasked:
-            self._ask(built[row.label], tasks)
+        for row in unanswered:
+            self._ask(built[row.label], unasked[row.label])
         for task, reason in away.items():
             for row in wanted:
                 names = self._metrics_of([task])
@@ -375,6 +385,9 @@ class _Run:
                     nothing = _Built(wanted=row, artifact=None, skipped=reason)
                     self.journal.add([self._skipped(nothing, name) for name in names])
         return self._in_order(wanted)
+
+    def _unasked(self, row: _Wanted, tasks: Mapping[str, LoadedTask]) -> dict[str, LoadedTask]:
+        return {name: task for name, task in tasks.items() if not self.journal.has(row.label, self._metrics_of([name]))}
 
     def _metrics_of(self, tasks: Iterable[str]) -> list[str]:
         return [metric.name for task in tasks for metric in metrics_of(task) if metric.name in self.metrics]

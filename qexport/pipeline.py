@@ -347,7 +347,7 @@ def _is_artifact(model: str) -> bool:
     return (Path(model) / MANIFEST_NAME).is_file()
 
 
-def _source_of(artifact: Artifact) -> ModelSource:
+def source_of(artifact: Artifact) -> ModelSource:
     """An artifact's own folder as the place of its tokenizer and configuration."""
     return ModelSource(
         name=artifact.manifest.model.name,
@@ -361,7 +361,7 @@ def _source_of(artifact: Artifact) -> ModelSource:
 
 
 def calibration_tokens(parent: Artifact, text: Text | None) -> TokenSet:
-    source = _source_of(parent)
+    source = source_of(parent)
     text = text or load_text(bundled(CALIBRATION_TEXT))
     window = min(CALIBRATION_WINDOW, source.context_length)
     return make_windows(text, load_tokenizer(source), window=window, limit=CALIBRATION_WINDOWS)

@@ -43,6 +43,9 @@ QUANTIZED_KERNELS: Mapping[str, frozenset[str]] = {
 }
 """Kernels of ONNX Runtime that read quantized weights, by what the record calls them."""
 
+NODES_ON = "nodes_on_"
+"""What the record calls the number of nodes that an execution provider ran: ``nodes_on_cpu``."""
+
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _RELU = (
@@ -328,17 +331,19 @@ class OrtSession:
             events = json.loads(Path(self._session.end_profiling()).read_text())
             self._profile_folder.cleanup()
             self._profile_folder = None
-            kernels = {
-                (event["args"].get("node_index"), event["name"]): event["args"].get("op_name")
+            ran = {
+                (event["args"].get("node_index"), event["name"]): event["args"]
                 for event in events
                 if event.get("cat") == "Node"
             }
             for kind, ops in QUANTIZED_KERNELS.items():
-                self._facts[f"{kind}_run"] = sum(op in ops for op in kernels.values())
+                self._facts[f"{kind}_run"] = sum(args.get("op_name") in ops for args in ran.values())
+            for name, count in Counter(args.get("provider", "") for args in ran.values()).items():
+                self._facts[f"{NODES_ON}{name.removesuffix('ExecutionProvider').lower()}"] = count
         return {kind: int(self._facts[f"{kind}_run"]) for kind in QUANTIZED_KERNELS}
 
     def facts(self) -> dict[str, float | int | str]:
-        """See :meth:`Session.facts`: ``integer_matmuls_run`` and its like where kernels were observed."""
+        """See :meth:`Session.facts`: ``integer_matmuls_run``, ``nodes_on_cpu`` and their like where kernels were observed."""
         return dict(self._facts)
 
     def device_bytes(self) -> int:

@@ -44,32 +44,58 @@ def _bootstrap_counts(n: int, seed: int) -> NDArray[np.float64]:
     return rng.multinomial(n, np.full(n, 1.0 / n), size=RESAMPLES).astype(np.float64)
 
 
-def _interval(value: float, resampled: NDArray[np.float64]) -> Interval:
-    tail = (1.0 - CONFIDENCE) / 2.0
+def _interval(value: float, resampled: NDArray[np.float64], confidence: float = CONFIDENCE) -> Interval:
+    tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(resampled, [tail, 1.0 - tail])
     return Interval(value=value, low=float(low), high=float(high))
 
 
-def perplexity(nll_nats: ArrayLike, tokens: ArrayLike, *, seed: int = 0) -> Interval:
+def perplexity(nll_nats: ArrayLike, tokens: ArrayLike, *, confidence: float = CONFIDENCE, seed: int = 0) -> Interval:
     """Corpus perplexity ``exp(sum(nll) / sum(tokens))`` with a percentile bootstrap interval over windows.
 
     Args:
         nll_nats: summed negative log-likelihood of each window, ``[windows]``.
         tokens: number of scored tokens of each window, ``[windows]``.
+        confidence: of the interval.
         seed: seed of the resampling.
     """
     nll, count = np.asarray(nll_nats, np.float64), np.asarray(tokens, np.float64)
     draws = _bootstrap_counts(len(nll), seed)
-    return _interval(float(np.exp(nll.sum() / count.sum())), np.exp(draws @ nll / (draws @ count)))
+    return _interval(float(np.exp(nll.sum() / count.sum())), np.exp(draws @ nll / (draws @ count)), confidence)
 
 
-def perplexity_ratio(nll_nats: ArrayLike, base_nll_nats: ArrayLike, tokens: ArrayLike, *, seed: int = 0) -> Interval:
+def perplexity_ratio(
+    nll_nats: ArrayLike,
+    base_nll_nats: ArrayLike,
+    tokens: ArrayLike,
+    *,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> Interval:
     """Ratio of two corpus perplexities over the same windows, with a paired bootstrap interval.
 
     Pairing removes how hard the text is from the interval: what is left is what the windows say of the difference.
     """
     difference = np.asarray(nll_nats, np.float64) - np.asarray(base_nll_nats, np.float64)
-    return perplexity(difference, tokens, seed=seed)
+    return perplexity(difference, tokens, confidence=confidence, seed=seed)
+
+
+def drift(
+    nll_nats: ArrayLike,
+    base_nll_nats: ArrayLike,
+    tokens: ArrayLike,
+    *,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> Interval:
+    """How far two runs are apart window by window: the root mean square of the change, in nats per token.
+
+    Changes for the better and for the worse do not cancel, as they do in a ratio of perplexities.
+    """
+    change = np.asarray(nll_nats, np.float64) - np.asarray(base_nll_nats, np.float64)
+    squares = (change / np.asarray(tokens, np.float64)) ** 2
+    draws = _bootstrap_counts(len(squares), seed)
+    return _interval(float(np.sqrt(squares.mean())), np.sqrt(draws @ squares / len(squares)), confidence)
 
 
 def sentence_perplexity(nll_nats: ArrayLike, tokens: ArrayLike, *, seed: int = 0) -> Interval:
@@ -84,11 +110,11 @@ def mean(values: ArrayLike, *, seed: int = 0) -> Interval:
     return _interval(float(each.mean()), _bootstrap_counts(len(each), seed) @ each / len(each))
 
 
-def mean_ratio(values: ArrayLike, base_values: ArrayLike, *, seed: int = 0) -> Interval:
+def mean_ratio(values: ArrayLike, base_values: ArrayLike, *, confidence: float = CONFIDENCE, seed: int = 0) -> Interval:
     """Ratio of two means over paired samples, with a paired bootstrap interval."""
     each, base = np.asarray(values, np.float64), np.asarray(base_values, np.float64)
     draws = _bootstrap_counts(len(each), seed)
-    return _interval(float(each.mean() / base.mean()), (draws @ each) / (draws @ base))
+    return _interval(float(each.mean() / base.mean()), (draws @ each) / (draws @ base), confidence)
 
 
 def accuracy(correct: ArrayLike, *, seed: int = 0) -> Interval:

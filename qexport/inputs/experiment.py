@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -275,7 +275,7 @@ def load_experiment(path: Path) -> Experiment:
     try:
         experiment = Experiment.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{path}: {_first_reason(error)}") from error
+        raise InputError(f"{path}: {first_reason(error, _KEYS)}") from error
     return _resolved(experiment, path.resolve().parent)
 
 
@@ -298,11 +298,12 @@ _KINDS = (Experiment, Row, PublishedSource, TextPaths, Generation, SessionPlan, 
 _KEYS = {name for kind in _KINDS for name in kind.model_fields}
 
 
-def _first_reason(error: ValidationError) -> str:
+def first_reason(error: ValidationError, keys: Iterable[str]) -> str:
+    """The first thing that is wrong, with its place; near names of a key that does not exist are among ``keys``."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"unknown key {place}; {near_names(str(first['loc'][-1]), _KEYS)}"
+        return f"unknown key {place}; {near_names(str(first['loc'][-1]), keys)}"
     if first["type"] == "missing":
         return f"the key {place} is missing; add it"
     reason = first["msg"].removeprefix("Value error, ")

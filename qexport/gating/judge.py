@@ -1,0 +1,290 @@
+"""What was measured against what is allowed: the checks of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from qexport import stats
+from qexport.baseline import Baseline, structure_of
+from qexport.catalogue import CATALOGUE
+from qexport.conditions import here
+from qexport.errors import NotComparable, QExportError
+from qexport.gating.bench import Bench
+from qexport.inputs.budgets import DRIFT, LIKELIHOODS, SIZES, SPEEDS, Budget, GatePlan
+from qexport.record import Measurement
+from qexport.report import words
+from qexport.report.figures import Latency, Repeated, derive, plain
+from qexport.report.table import COLUMN
+from qexport.stats import Interval
+from qexport.verdict import Base, Bounds, Change, Check, RowVerdict
+
+APPROVE = "if it is meant, approve it with `qexport gate --update`"
+_NAMED = 3
+"""Nodes that a message names."""
+
+
+class Judge:
+    """One gate's bench against its baseline and its budgets."""
+
+    def __init__(self, bench: Bench, stored: Baseline, plan: GatePlan) -> None:
+        self._bench, self._stored, self._plan = bench, stored, plan
+
+    def wanted(self) -> dict[str, list[str]]:
+        """The rows that each metric must be measured of: those with a budget of it, and fp32 where it divides."""
+        wanted: dict[str, list[str]] = {metric: [] for metric in self._plan.metrics}
+        for name in self._bench.artifacts:
+            for metric, budgets in self._budgets(name).items():
+                rows = wanted[_measured(metric)]
+                fp32 = [self._bench.fp32] if self._bench.fp32 and any(budget.of == "fp32" for budget in budgets) else []
+                rows += [row for row in (*fp32, name) if row not in rows]
+        return wanted
+
+    def undecided(self) -> dict[str, list[str]]:
+        """The rows whose likelihoods do not settle a budget yet, fp32 with them where it divides."""
+        found: dict[str, list[str]] = {}
+        for name in self._bench.artifacts:
+            for check in self._judged(name):
+                metric = _measured(check.what)
+                if check.outcome == "inconclusive" and metric in LIKELIHOODS:
+                    rows = found.setdefault(metric, [])
+                    fp32 = [self._bench.fp32] if check.of == "fp32" and self._bench.fp32 else []
+                    rows += [row for row in (*fp32, name) if row not in rows]
+        return found
+
+    def row(self, name: str) -> RowVerdict:
+        """The verdict of one row, with all that was measured of it."""
+        bench = self._bench
+        if name in bench.artifacts:
+            checks = (*self._structure(name), *self._judged(name))
+            changes = tuple(self._changes(name))
+        else:
+            missing = "missing: the baseline has this row, and no artifact in a folder of this name was given"
+            reason = bench.problems.get(name, f"{missing}; {APPROVE}")
+            checks, changes = (Check(what="artifact", outcome="fail", message=reason),), ()
+        return RowVerdict(
+            name=name, recipe=bench.recipe(name), checks=checks, changes=changes, line=self._stored.lines.get(name, 1)
+        )
+
+    def notes(self) -> Iterator[str]:
+        """What else a reader should know."""
+        conditions, stored = here(), self._stored
+        if stored.machine and (conditions.machine, conditions.isa) != (stored.machine, stored.isa):
+            yield f"measured on {conditions.machine}, the baseline on {stored.machine}: kernels of another CPU round otherwise"
+        pairs = {
+            (row.ran.runtime, ran.runtime)
+            for name in self._bench.artifacts
+            if (row := stored.rows.get(name)) and (ran := self._bench.ran(name)).runtime and row.ran.runtime
+        }
+        for before, now in sorted(pairs):
+            if before != now:
+                yield f"run by {now}, in the baseline by {before}"
+
+    def _budgets(self, name: str) -> Mapping[str, Sequence[Budget]]:
+        return self._plan.of(self._bench.recipe(name))
+
+    def _structure(self, name: str) -> Iterator[Check]:
+        """What the artifact is, and what ran, against the baseline's."""
+        row = self._stored.rows.get(name)
+        if row is None:
+            yield Check(what="baseline", outcome="fail", message=f"has no row in the baseline; {APPROVE}")
+            return
+        now, ran = structure_of(self._bench.artifacts[name]), self._bench.ran(name)
+        pairs = {
+            "recipe": (now.recipe, row.structure.recipe),
+            "selection": (now.selection, row.structure.selection),
+            "engine": (now.engine, row.structure.engine),
+            "calibration text": (now.calibration[:12], row.structure.calibration[:12]),
+        }
+        if ran.providers and row.ran.providers:
+            pairs["providers"] = (", ".join(ran.providers), ", ".join(row.ran.providers))
+            pairs["kernels that ran"] = (_counts(ran.kernels), _counts(row.ran.kernels))
+        unlike = [
+            Check(
+                what=what,
+                outcome="fail",
+                message=f"{what}: {is_now or 'none'}, in the baseline {was or 'none'}; {APPROVE}",
+            )
+            for what, (is_now, was) in pairs.items()
+            if is_now != was
+        ]
+        unlike += _nodes(_kinds(now.quantized), _kinds(row.structure.quantized))
+        yield from unlike or [
+            Check(
+                what="structure",
+                outcome="pass",
+                message=f"{sum(map(len, now.quantized.values()))} quantized nodes, as in the baseline",
+            )
+        ]
+
+    def _judged(self, name: str) -> Iterator[Check]:
+        """A check for each budget of a row."""
+        for metric, budgets in self._budgets(name).items():
+            for budget in budgets:
+                try:
+                    yield self._judge(name, metric, budget)
+                except QExportError as error:
+                    yield _failed(metric, budget, str(error))
+
+    def _judge(self, name: str, metric: str, budget: Budget) -> Check:
+        """One figure against one budget.
+
+        Raises:
+            NotComparable: there is nothing to divide by, or it was measured on something else.
+        """
+        measured = _measured(metric)
+        record = self._bench.records[name, measured]
+        if record.skipped is not None:
+            return _failed(metric, budget, f"{_title(metric)} was not measured: {record.skipped}")
+        reference = self._reference(record, budget.of)
+        looks = len(self._bench.lengths(name, measured)) if measured in LIKELIHOODS else 1
+        found = _compared(metric, record, reference, confidence=1.0 - (1.0 - stats.CONFIDENCE) / looks)
+        if found is None:
+            raise NotComparable(f"{_title(metric)}: {budget.of} has nothing to divide by")
+        outcome = budget.bounds.judge(found)
+        message = _message(metric, budget, found)
+        if outcome == "inconclusive":
+            message += f"; {self._way_out(metric, record, budget.bounds, found)}"
+        return Check(what=metric, outcome=outcome, message=message, of=budget.of, found=found, bounds=budget.bounds)
+
+    def _reference(self, record: Measurement, of: Base) -> Measurement:
+        """What a record is divided by, on the same sequences or questions.
+
+        Raises:
+            NotComparable: there is none, or it was measured on something else.
+        """
+        name, metric, bench = record.row, record.metric, self._bench
+        title, count = _title(metric), len(record.samples)
+        if of == "baseline":
+            reference = self._stored.record(name, metric, count)
+            if reference is None:
+                raise NotComparable(f"{title}: the baseline has no figure of it; {APPROVE}")
+            if metric not in SIZES and (feed := self._stored.feeds.get(metric)) != (fed := bench.feed(name, metric)):
+                assert feed is not None
+                what = "text" if feed.text != fed.text else "tokens, so its tokenizer or the text is another one"
+                raise NotComparable(f"{title}: was measured on another {what} than the baseline; {APPROVE}")
+            return reference
+        if bench.fp32 is None:
+            raise NotComparable(f"{title}: no fp32 artifact was given to divide by; name it too")
+        reference = bench.records[bench.fp32, metric]
+        if reference.skipped is not None:
+            raise NotComparable(f"{title}: fp32 was not measured: {reference.skipped}")
+        if metric not in SIZES and metric not in SPEEDS and bench.feed(bench.fp32, metric) != bench.feed(name, metric):
+            raise NotComparable(f"{title}: {name} is fed other tokens than {bench.fp32}; its tokenizer is another one")
+        if metric in LIKELIHOODS:
+            return reference.model_copy(update={"samples": reference.samples[:count]})
+        return reference
+
+    def _way_out(self, metric: str, record: Measurement, bounds: Bounds, found: Interval) -> str:
+        """What would settle an inconclusive check, in words."""
+        measured, count = _measured(metric), len(record.samples)
+        if metric in SPEEDS:
+            return "more rounds may settle it"
+        needed = bounds.samples_needed(found, count)
+        if needed is None:
+            return "it lies on the bound, where no amount of text settles it"
+        more = max(1, needed - count)
+        if measured not in LIKELIHOODS:
+            return f"about {more:,} more questions would settle it"
+        what = self._bench.tokens(record.row, measured).kind
+        left = len(self._bench.tokens(record.row, measured).sequences) - count
+        there = (
+            f"the text has {left:,} more, taken with --add-windows" if left else "the text is used up: give more text"
+        )
+        return f"about {more:,} more {what} would settle it ({there})"
+
+    def _changes(self, name: str) -> Iterator[Change]:
+        """Every figure that was measured of a row."""
+        for metric in self._plan.metrics:
+            record = self._bench.records.get((name, metric))
+            if record is None or record.skipped is not None:
+                continue
+            before, of_baseline = self._beside(record, "baseline")
+            _, of_fp32 = self._beside(record, "fp32") if name != self._bench.fp32 else (None, None)
+            now = plain(derive(record, None))
+            assert now is not None
+            yield Change(metric=metric, now=now, before=before, of_baseline=of_baseline, of_fp32=of_fp32)
+
+    def _beside(self, record: Measurement, of: Base) -> tuple[float | None, Interval | None]:
+        """The figure that a record is divided by, and the ratio; None where there is none."""
+        if of == "baseline" and record.metric in SPEEDS:
+            return None, None
+        if of == "fp32" and (self._bench.fp32, record.metric) not in self._bench.records:
+            return None, None
+        try:
+            reference = self._reference(record, of)
+            return plain(derive(reference, None)), _compared(record.metric, record, reference)
+        except QExportError:
+            return None, None
+
+
+def _measured(metric: str) -> str:
+    """The metric that a budget's figure is made of."""
+    return "perplexity" if metric == DRIFT else metric
+
+
+def _title(metric: str) -> str:
+    return DRIFT if metric == DRIFT else CATALOGUE[metric].title.lower()
+
+
+def _failed(metric: str, budget: Budget, message: str) -> Check:
+    return Check(what=metric, outcome="fail", message=message, of=budget.of, bounds=budget.bounds)
+
+
+def _compared(
+    metric: str, record: Measurement, reference: Measurement, *, confidence: float = stats.CONFIDENCE
+) -> Interval | None:
+    """The ratio of two records, or how far the first has drifted; None where there is nothing to divide by."""
+    form = CATALOGUE[record.metric].form
+    if form == "size":
+        ratio = record.samples[0][0] / reference.samples[0][0]
+        return Interval(value=ratio, low=ratio, high=ratio)
+    if form == "accuracy":
+        return stats.accuracy_ratio(*(np.array(one.samples)[:, 0] for one in (record, reference)))
+    if form not in {"corpus", "sentences"}:
+        figure = derive(record, reference)
+        return figure.ratio if isinstance(figure, Latency | Repeated) else None
+    (nll, tokens), (base, _) = (np.array(one.samples).T for one in (record, reference))
+    if metric == DRIFT:
+        return stats.drift(nll, base, tokens, confidence=confidence)
+    if form == "corpus":
+        return stats.perplexity_ratio(nll, base, tokens, confidence=confidence)
+    return stats.mean_ratio(np.exp(nll / tokens), np.exp(base / tokens), confidence=confidence)
+
+
+def _message(metric: str, budget: Budget, found: Interval) -> str:
+    """What was found, and what is allowed."""
+    decimals = 5 if metric == DRIFT else words.ratio_digits(COLUMN[metric])
+    value, low, high = (words.ratio_value(each, decimals) for each in (found.value, found.low, found.high))
+    spread = "" if low == high else f" ({low} to {high})"
+    where = "nats per token from the baseline" if metric == DRIFT else f"of {budget.of}"
+    sides = [f"at least {budget.at_least:g}"] if budget.at_least is not None else []
+    sides += [f"at most {budget.at_most:g}"] if budget.at_most is not None else []
+    return f"{_title(metric)} {value} {where}{spread}, allowed {' and '.join(sides)}"
+
+
+def _counts(kernels: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in sorted(kernels.items()))
+
+
+def _kinds(quantized: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """What was made of each node."""
+    return {name: kind for kind, names in quantized.items() for name in names}
+
+
+def _nodes(now: Mapping[str, str], before: Mapping[str, str]) -> Iterator[Check]:
+    """What differs between the nodes quantized now and before."""
+    differences = {
+        "no longer quantized": sorted(before.keys() - now.keys()),
+        "quantized and were not": sorted(now.keys() - before.keys()),
+        "quantized in another way": sorted(name for name in now.keys() & before.keys() if now[name] != before[name]),
+    }
+    parts = []
+    for what, names in differences.items():
+        if names:
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            parts.append(f"{len(names)} {what}: {', '.join(names[:_NAMED])}{more}")
+    if parts:
+        message = f"quantized nodes: {len(now)}, in the baseline {len(before)}; {'; '.join(parts)}; {APPROVE}"
+        yield Check(what="quantized nodes", outcome="fail", message=message)

@@ -1,0 +1,174 @@
+"""Budgets: the changes that a gate allows, from ``[tool.qexport.gate]`` of a pyproject.toml or from a TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from qexport.catalogue import CATALOGUE
+from qexport.errors import InputError, near_names
+from qexport.inputs.bundled import bundled
+from qexport.inputs.experiment import Tasks, first_reason
+from qexport.verdict import Base, Bounds
+
+DRIFT = "drift"
+"""Not a metric but what became of one: see :func:`qexport.stats.drift`."""
+SIZES = ("disk_bytes", "weight_bytes")
+LIKELIHOODS = ("perplexity", "sentence_perplexity")
+ACCURACIES = tuple(metric.name for metric in CATALOGUE.values() if metric.task)
+SPEEDS = ("latency_s", "first_token_s", "token_latency_s", "tokens_per_s")
+GATED = (*LIKELIHOODS, DRIFT, *ACCURACIES, *SIZES, *SPEEDS)
+"""What a budget may be of."""
+
+PYPROJECT = "pyproject.toml"
+_TABLE = "[tool.qexport.gate]"
+_EXAMPLE = 'add budgets.perplexity = { at_most = 1.01, of = "baseline" }'
+
+Positive = Annotated[int, Field(gt=0)]
+Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Budget(_Value):
+    """Where a ratio must lie."""
+
+    of: Base
+    """What a figure is divided by."""
+    at_least: Bound | None = None
+    at_most: Bound | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Budget:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("has no bound; give at_most or at_least")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(f"at_least {self.at_least:g} is above at_most {self.at_most:g}; nothing could pass")
+        return self
+
+    @property
+    def bounds(self) -> Bounds:
+        return Bounds(at_least=self.at_least, at_most=self.at_most)
+
+
+def _several(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+Budgets = dict[str, Annotated[tuple[Budget, ...], BeforeValidator(_several), Field(min_length=1)]]
+"""By metric, one or several each."""
+
+
+class GatePlan(_Value):
+    """What a gate measures, and the budgets of each recipe."""
+
+    budgets: Budgets = {}
+    """Of every recipe."""
+    recipes: dict[str, Budgets] = {}
+    """Of one recipe: instead of the common ones of the same metrics."""
+    text: Path | None = None
+    """Evaluation text; None takes the bundled one. Given relative to the file."""
+    window: Annotated[int, Field(ge=3)] = 512
+    """Most tokens of a window, BOS included; cut to the model's context."""
+    windows: Positive | None = None
+    """Windows that are scored at first; None takes all of the text."""
+    sentences: Positive | None = 64
+    """Sentences that are scored at first, or timed; None takes all of the text."""
+    prompts: Path | None = None
+    """Prompts that new tokens are timed after; None takes the bundled ones. Given relative to the file."""
+    new_tokens: Annotated[int, Field(ge=2)] = 32
+    rounds: Positive = 3
+    """Fresh processes per artifact for what is timed."""
+    tasks: Tasks = Tasks()
+    """How tasks are asked whose accuracies have budgets."""
+
+    @model_validator(mode="after")
+    def _fitting(self) -> GatePlan:
+        for place, budgets in {"budgets": self.budgets, **self.recipes}.items():
+            for metric, several in budgets.items():
+                _check(place, metric, several)
+        if not any((self.budgets, *self.recipes.values())):
+            raise ValueError(f"has no budgets; {_EXAMPLE}")
+        return self
+
+    @property
+    def text_path(self) -> Path:
+        return self.text or bundled("calibration/evaluation.jsonl")
+
+    @property
+    def prompts_path(self) -> Path:
+        return self.prompts or bundled("calibration/prompts.txt")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Every metric that a budget is of, in the order of :data:`GATED`; drift is of perplexity."""
+        named = {metric for budgets in (self.budgets, *self.recipes.values()) for metric in budgets}
+        if DRIFT in named:
+            named.add("perplexity")
+        return tuple(metric for metric in GATED if metric in named and metric != DRIFT)
+
+    def of(self, recipe: str) -> Mapping[str, tuple[Budget, ...]]:
+        """The budgets of a recipe by metric; fp32 has none of itself."""
+        mine = self.budgets | self.recipes.get(recipe, {})
+        if recipe != "fp32":
+            return mine
+        stored = {
+            metric: tuple(budget for budget in several if budget.of != "fp32") for metric, several in mine.items()
+        }
+        return {metric: several for metric, several in stored.items() if several}
+
+
+def _check(place: str, metric: str, budgets: Iterable[Budget]) -> None:
+    if metric not in GATED:
+        raise ValueError(f"{place}.{metric}: nothing that a budget can be of; {near_names(metric, GATED)}")
+    for budget in budgets:
+        if metric in SPEEDS and budget.of == "baseline":
+            raise ValueError(
+                f'{place}.{metric}: times of another run say nothing of this one; write of = "fp32", timed in the same run'
+            )
+        if metric == DRIFT and (budget.of != "baseline" or budget.at_least is not None):
+            raise ValueError(
+                f'{place}.{metric}: is how far a row is from what it was; write at_most and of = "baseline"'
+            )
+
+
+def load_gate_plan(path: Path) -> GatePlan:
+    """Read budgets from a pyproject.toml, or from a TOML file that has the same keys at its top.
+
+    Raises:
+        InputError: no such file, no table in it, unknown or missing keys, or budgets that cannot be.
+    """
+    values = _table(path)
+    try:
+        plan = GatePlan.model_validate(values)
+    except ValidationError as error:
+        keys = {name for kind in (GatePlan, Budget, Tasks) for name in kind.model_fields}
+        raise InputError(f"{path}: {_TABLE} {first_reason(error, keys)}") from error
+    folder = path.resolve().parent
+    given = {name: folder / value for name in ("text", "prompts") if (value := getattr(plan, name)) is not None}
+    if plan.tasks.data is not None:
+        given["tasks"] = plan.tasks.model_copy(update={"data": folder / plan.tasks.data})
+    return plan.model_copy(update=given)
+
+
+def _table(path: Path) -> Mapping[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name the file with --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not TOML ({error}); correct it there") from error
+    if path.name != PYPROJECT:
+        return values
+    found = values.get("tool", {}).get("qexport", {}).get("gate")
+    if not isinstance(found, dict):
+        raise InputError(
+            f'{path}: has no {_TABLE}; add one, with budgets.perplexity = {{ at_most = 1.01, of = "baseline" }}'
+        )
+    return found

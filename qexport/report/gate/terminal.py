@@ -1,0 +1,47 @@
+"""The gate on a terminal: one line a row, the outcome first."""
+
+from __future__ import annotations
+
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from qexport.report.gate.checks import WORD, figure, findings, tally
+from qexport.report.gate.texts import one_line
+from qexport.verdict import GateReport, Outcome, RowVerdict
+
+_STYLE: dict[Outcome, str] = {"fail": "bold red", "inconclusive": "yellow", "pass": "green"}
+
+
+def lines(report: GateReport) -> list[str]:
+    """A line for each row, then the notes, then one that says how many rows came to what."""
+    words = [WORD[row.outcome] for row in report.rows]
+    names = [one_line(row.name) for row in report.rows]
+    return [
+        *(
+            f"{_padded(word, words)}  {_padded(name, names)}  {_reasons(row)}"
+            for word, name, row in zip(words, names, report.rows, strict=True)
+        ),
+        *(f"note: {one_line(note)}" for note in report.notes),
+        f"gate: {tally(report)} (baseline {one_line(report.baseline)})",
+    ]
+
+
+def render(report: GateReport) -> RenderableType:
+    """The same lines with the outcomes coloured; where they fold is for the console to say."""
+    texts = [Text(line) for line in lines(report)]
+    for text, row in zip(texts, report.rows, strict=False):  # the lines behind those of the rows have no outcome
+        text.stylize(_STYLE[row.outcome], 0, len(WORD[row.outcome]))
+    texts[-1].stylize("bold")
+    return Group(*texts)
+
+
+def _padded(text: str, column: list[str]) -> str:
+    return text + " " * (max(map(cell_len, column)) - cell_len(text))
+
+
+def _reasons(row: RowVerdict) -> str:
+    """The messages of what fails or is inconclusive; of a row that passes the figures, or the messages where it has none."""
+    found = [one_line(check.message) for check in findings(row)]
+    found = found or [text for check in row.checks if (text := figure(check))]
+    return "; ".join(found or [one_line(check.message) for check in row.checks])

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, replace
+
+import pytest
+from hypothesis import given
+
+from qexport.errors import InputError
+from qexport.report.gate import write
+from qexport.report.gate.code_quality import code_quality
+from qexport.report.gate.data import data
+from qexport.report.gate.junit import junit
+from qexport.report.gate.markdown import markdown
+from qexport.stats import Interval
+from tests.report.gate.conftest import PASSES, UNDECIDED
+from tests.report.gate.strategies import REPORTS
+
+NAMES = ["code-quality.json", "gate.json", "gate.md", "junit.xml"]
+
+
+def refuse(constant):
+    raise AssertionError(f"{constant} is no JSON")
+
+
+def test_the_files_are_what_the_functions_say(report, tmp_path):
+    folder = tmp_path / "a" / "b"
+    write(report, folder)
+    assert sorted(os.listdir(folder)) == NAMES
+    texts = {name: (folder / name).read_text(encoding="utf-8") for name in NAMES}
+    assert texts == {
+        "gate.md": markdown(report),
+        "junit.xml": junit(report),
+        "code-quality.json": code_quality(report),
+        "gate.json": data(report),
+    }
+
+
+def test_a_second_report_replaces_the_first_and_nothing_else(report, tmp_path):
+    folder = tmp_path / "out"
+    write(report, folder)
+    (folder / "notes.txt").write_text("mine")
+    write(replace(report, rows=(PASSES,)), folder)
+    assert sorted(os.listdir(folder)) == sorted([*NAMES, "notes.txt"])
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert json.loads((folder / "gate.json").read_text())["outcome"] == "pass"
+    assert (folder / "gate.md").read_text().splitlines()[1] == "## The gate passes"
+
+
+def test_a_file_in_the_folders_place_is_one_line(report, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(InputError) as caught:
+        write(report, tmp_path / "out")
+    assert str(caught.value) == f"{tmp_path / 'out'}: cannot be written (File exists); choose another folder"
+
+
+def test_a_folder_in_a_files_place_is_one_line_and_leaves_nothing(report, tmp_path):
+    (tmp_path / "junit.xml").mkdir()
+    with pytest.raises(InputError) as caught:
+        write(report, tmp_path)
+    assert str(caught.value) == f"{tmp_path / 'junit.xml'}: cannot be written (Is a directory); choose another folder"
+    assert sorted(os.listdir(tmp_path)) == ["gate.md", "junit.xml"]
+
+
+def test_the_data_is_the_report(report):
+    found = json.loads(data(report), parse_constant=refuse)
+    assert (found.pop("schema"), found.pop("outcome")) == (1, "fail")
+    assert [row.pop("outcome") for row in found["rows"]] == ["pass", "fail", "inconclusive", "fail"]
+    assert found == json.loads(json.dumps(asdict(report)))
+
+
+def test_numbers_that_are_not_finite_are_strings(report):
+    interval = Interval(value=float("nan"), low=float("-inf"), high=float("inf"))
+    row = replace(UNDECIDED, checks=(replace(UNDECIDED.checks[0], found=interval),))
+    found = json.loads(data(replace(report, rows=(row,))), parse_constant=refuse)
+    assert found["rows"][0]["checks"][0]["found"] == {"value": "NaN", "low": "-Infinity", "high": "Infinity"}
+
+
+@given(REPORTS)
+def test_any_report_is_strict_json(report):
+    found = json.loads(data(report).encode(), parse_constant=refuse)
+    assert found["outcome"] == report.outcome
+    assert [row["outcome"] for row in found["rows"]] == [row.outcome for row in report.rows]

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from rich.console import Console
+
+from qexport.report.gate.terminal import lines, render
+from qexport.stats import Interval
+from qexport.verdict import Bounds, Check
+from tests.report.gate.conftest import FAILS, PASSES, UNDECIDED
+from tests.report.gate.strategies import REPORTS
+
+GOLDEN = [
+    "pass          int8-static       perplexity 1.0011 of fp32 (1.0006 to 1.0016), at most 1.02; on disk 1.000 of baseline",
+    (
+        "FAIL          a|b `c` <i>x</i>  perplexity is 1.31 of fp32, 2 % more are allowed: raise `bits`; "
+        "latency is 1.01 of fp32 (0.9 to 1.12), at most 1.1 is allowed"
+    ),
+    (
+        "inconclusive  fp8               drift is 0.0012 nats per token (0.0008 to 0.0016), at most 0.0015; "
+        "about 400 windows would tell"
+    ),
+    "FAIL          nf4               no artifact was given",
+    "note: the baseline is of another processor",
+    "gate: 2 of 4 rows fail, 1 is inconclusive, 1 passes (baseline models/baseline.json)",
+]
+
+
+def test_a_line_says_what_came_of_each_row_and_why(report):
+    assert lines(report) == GOLDEN
+
+
+def test_a_pipe_gets_the_lines_as_they_are(report):
+    console = Console(file=io.StringIO(), width=40, soft_wrap=True)
+    console.print(render(report))
+    assert console.file.getvalue().splitlines() == GOLDEN
+
+
+def test_a_narrow_terminal_loses_no_word(report):
+    console = Console(file=io.StringIO(), width=40)
+    console.print(render(report))
+    assert console.file.getvalue().split() == " ".join(GOLDEN).split()
+
+
+def test_the_outcome_alone_is_coloured(report):
+    console = Console(file=io.StringIO(), width=200, force_terminal=True, color_system="standard", soft_wrap=True)
+    console.print(render(report))
+    first, second, third, *_ = console.file.getvalue().splitlines()
+    assert first.startswith("\x1b[32mpass\x1b[0m  ")
+    assert second.startswith("\x1b[1;31mFAIL\x1b[0m  ")
+    assert third.startswith("\x1b[33minconclusive\x1b[0m  ")
+    assert first.count("\x1b") == 2
+
+
+def test_names_that_are_wide_stand_in_a_column_too(report):
+    rows = (replace(PASSES, name="名前"), replace(PASSES, name="abcde"))
+    first, second, _ = lines(replace(report, rows=rows, notes=()))
+    assert first.startswith("pass  名前   perplexity")
+    assert second.startswith("pass  abcde  perplexity")
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        ((), "there are no rows, so it fails"),
+        ((PASSES,), "the one row passes"),
+        ((FAILS,), "the one row fails"),
+        ((PASSES,) * 3, "all 3 rows pass"),
+        ((UNDECIDED,) * 2, "all 2 rows are inconclusive"),
+        ((PASSES, FAILS), "1 of 2 rows fails, 1 passes"),
+        ((PASSES, UNDECIDED, UNDECIDED, PASSES), "2 of 4 rows are inconclusive, 2 pass"),
+    ],
+)
+def test_the_last_line_counts(report, rows, text):
+    assert lines(replace(report, rows=rows))[-1] == f"gate: {text} (baseline models/baseline.json)"
+
+
+def check(what, value, **more):
+    return Check(
+        what=what,
+        outcome="pass",
+        message="the message",
+        **{"found": Interval(value=value, low=value, high=value)} | more,
+    )
+
+
+@pytest.mark.parametrize(
+    ("passed", "text"),
+    [
+        (
+            check("drift", 0.0012, of="baseline", bounds=Bounds(at_most=0.01)),
+            "drift 0.001200 nats per token, at most 0.01",
+        ),
+        (check("peak_rss_bytes", 123_456_789.0, bounds=Bounds(at_most=2e8)), "peak memory 123.5 MB, at most 200"),
+        (check("latency_s", 0.0123, bounds=Bounds(at_most=0.02)), "latency per sentence 12.30 ms, at most 20"),
+        (check("piqa_acc", 0.99, of="fp32", bounds=Bounds(at_least=0.98)), "PIQA 0.990 of fp32, at least 0.98"),
+        (
+            check("disk_bytes", 1.0, of="baseline", bounds=Bounds(at_least=0.99, at_most=1.01)),
+            "on disk 1.000 of baseline, 0.99 to 1.01 allowed",
+        ),
+        (check("quantized nodes", 24.0), "quantized nodes 24.00"),
+        (check("perplexity", float("nan"), of="fp32"), "perplexity not finite of fp32 (not finite to not finite)"),
+        (check("quantized nodes", 24.0, found=None), "the message"),
+    ],
+)
+def test_what_a_row_passed_by(report, passed, text):
+    line, *_ = lines(replace(report, rows=(replace(PASSES, checks=(passed,)),)))
+    assert line == f"pass  int8-static  {text}"
+
+
+def test_a_row_of_which_nothing_was_checked_says_so(report):
+    line, *_ = lines(replace(report, rows=(replace(PASSES, checks=()),)))
+    assert line.startswith("FAIL  int8-static  nothing was checked of this row")
+
+
+@given(REPORTS)
+def test_there_are_as_many_lines_as_there_is_to_say(report):
+    text = "\n".join(lines(report))
+    assert len(text.encode().splitlines()) == len(report.rows) + len(report.notes) + 1
+    assert "\x1b" not in text
