@@ -210,10 +210,7 @@ def test_a_gate_that_fails_says_where_and_comments_first(job, home):
 
 
 @pytest.mark.slow
-def test_an_inconclusive_gate_fails_or_is_let_through_with_its_warning(job, home):
-    done = judged(job, "undecided", pull_request=False)
-    assert (done.code, done.outputs["outcome"]) == (4, "inconclusive"), done.stderr
-    assert "::warning file=gate.json" in done.stdout
+def test_an_inconclusive_gate_is_let_through_with_its_warning(job, home):
     done = judged(job, "undecided", pull_request=False, allow_inconclusive="true")
     assert (done.code, done.outputs["outcome"]) == (0, "inconclusive"), done.stderr
     assert "::warning file=gate.json" in done.stdout
