@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench gpu clean
+.PHONY: help run test check gate bench gpu clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -54,6 +54,11 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+## gate    the bundled model in every recipe, held to the budgets in pyproject.toml; ARGS=--update approves a change
+gate: $(VENV)/.installed
+	$(BIN)/qexport --quiet compare models/reference.toml --metrics disk_bytes --keep-artifacts --overwrite -o runs/gate
+	$(BIN)/qexport --quiet gate runs/gate/artifacts/* --baseline .ci/gate.json $(ARGS)
 
 ## bench   side-by-side runs against the peers
 bench: $(VENV)/.installed

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = os.environ.get("QEXPORT_NETWORK") == "1"
 
-pytest_plugins = ["tests.fixtures"] if (ROOT / "tests" / "fixtures.py").is_file() else []
+pytest_plugins = ["tests.fixtures", "tests.gated"] if (ROOT / "tests" / "fixtures.py").is_file() else []
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER is not None and hasattr(os, "sched_setaffinity"):

@@ -162,8 +162,8 @@ class Judge:
                 raise NotComparable(f"{title}: the baseline has no figure of it; {APPROVE}")
             if metric not in SIZES and (feed := self._stored.feeds.get(metric)) != (fed := bench.feed(name, metric)):
                 assert feed is not None
-                what = "text" if feed.text != fed.text else "tokens, so its tokenizer or the text is another one"
-                raise NotComparable(f"{title}: was measured on another {what} than the baseline; {APPROVE}")
+                what = "another text" if feed.text != fed.text else "other tokens, so of another tokenizer or text,"
+                raise NotComparable(f"{title}: was measured on {what} than the baseline; {APPROVE}")
             return reference
         if bench.fp32 is None:
             raise NotComparable(f"{title}: no fp32 artifact was given to divide by; name it too")
@@ -261,7 +261,7 @@ def _message(metric: str, budget: Budget, found: Interval) -> str:
     where = "nats per token from the baseline" if metric == DRIFT else f"of {budget.of}"
     sides = [f"at least {budget.at_least:g}"] if budget.at_least is not None else []
     sides += [f"at most {budget.at_most:g}"] if budget.at_most is not None else []
-    return f"{_title(metric)} {value} {where}{spread}, allowed {' and '.join(sides)}"
+    return f"{_title(metric)} {value} {where}{spread}, {' and '.join(sides)} allowed"
 
 
 def _counts(kernels: Mapping[str, int]) -> str:

@@ -26,7 +26,7 @@ GATED = (*LIKELIHOODS, DRIFT, *ACCURACIES, *SIZES, *SPEEDS)
 
 PYPROJECT = "pyproject.toml"
 _TABLE = "[tool.qexport.gate]"
-_EXAMPLE = 'add budgets.perplexity = { at_most = 1.01, of = "baseline" }'
+_EXAMPLE = 'budgets.perplexity = { at_most = 1.01, of = "baseline" }'
 
 Positive = Annotated[int, Field(gt=0)]
 Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -71,7 +71,7 @@ class GatePlan(_Value):
     budgets: Budgets = {}
     """Of every recipe."""
     recipes: dict[str, Budgets] = {}
-    """Of one recipe: instead of the common ones of the same metrics."""
+    """Of one recipe: instead of the common ones of the same metric and base."""
     text: Path | None = None
     """Evaluation text; None takes the bundled one. Given relative to the file."""
     window: Annotated[int, Field(ge=3)] = 512
@@ -94,7 +94,7 @@ class GatePlan(_Value):
             for metric, several in budgets.items():
                 _check(place, metric, several)
         if not any((self.budgets, *self.recipes.values())):
-            raise ValueError(f"has no budgets; {_EXAMPLE}")
+            raise ValueError(f"has no budgets; add {_EXAMPLE}")
         return self
 
     @property
@@ -114,14 +114,20 @@ class GatePlan(_Value):
         return tuple(metric for metric in GATED if metric in named and metric != DRIFT)
 
     def of(self, recipe: str) -> Mapping[str, tuple[Budget, ...]]:
-        """The budgets of a recipe by metric; fp32 has none of itself."""
-        mine = self.budgets | self.recipes.get(recipe, {})
-        if recipe != "fp32":
-            return mine
-        stored = {
-            metric: tuple(budget for budget in several if budget.of != "fp32") for metric, several in mine.items()
-        }
-        return {metric: several for metric, several in stored.items() if several}
+        """The budgets of a recipe by metric: its own, and the common ones that none of its own stands for.
+
+        A budget stands for another of the same metric and base. fp32 has none of itself.
+        """
+        found: dict[str, tuple[Budget, ...]] = {}
+        own = self.recipes.get(recipe, {})
+        for metric in dict.fromkeys((*self.budgets, *own)):
+            mine = own.get(metric, ())
+            bases = {budget.of for budget in mine}
+            common = (budget for budget in self.budgets.get(metric, ()) if budget.of not in bases)
+            several = tuple(budget for budget in (*mine, *common) if (recipe, budget.of) != ("fp32", "fp32"))
+            if several:
+                found[metric] = several
+        return found
 
 
 def _check(place: str, metric: str, budgets: Iterable[Budget]) -> None:
@@ -166,9 +172,9 @@ def _table(path: Path) -> Mapping[str, Any]:
         raise InputError(f"{path}: not TOML ({error}); correct it there") from error
     if path.name != PYPROJECT:
         return values
-    found = values.get("tool", {}).get("qexport", {}).get("gate")
+    found: object = values
+    for key in ("tool", "qexport", "gate"):
+        found = found.get(key) if isinstance(found, dict) else None
     if not isinstance(found, dict):
-        raise InputError(
-            f'{path}: has no {_TABLE}; add one, with budgets.perplexity = {{ at_most = 1.01, of = "baseline" }}'
-        )
+        raise InputError(f"{path}: has no {_TABLE}; add the table, and in it {_EXAMPLE}")
     return found

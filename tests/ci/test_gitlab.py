@@ -73,7 +73,7 @@ def test_the_job_leaves_with_the_exit_code_of_the_gate(job, home, tmp_path, budg
     assert "::error" not in done.stdout
     for written in JOB["artifacts"]["reports"].values():
         assert (home / written).is_file()
-    assert (code in JOB["allow_failure"]["exit_codes"]) == (code == 4)
+    assert "allow_failure" not in JOB, "an inconclusive verdict would pass"
 
 
 def test_what_the_gate_is_asked(job, folder):

@@ -7,7 +7,7 @@ from collections import Counter
 from qexport.report import words
 from qexport.report.gate.texts import one_line
 from qexport.report.table import COLUMN
-from qexport.verdict import Bounds, Check, GateReport, Outcome, RowVerdict
+from qexport.verdict import Check, GateReport, Outcome, RowVerdict
 
 WORD: dict[Outcome, str] = {"fail": "FAIL", "inconclusive": "inconclusive", "pass": "pass"}
 """How an outcome reads where it stands alone, the gravest first."""
@@ -39,35 +39,6 @@ def title(check: Check) -> str:
     return name if check.of is None else f"{name} of {check.of}"
 
 
-def figure(check: Check) -> str:
-    """What was found and what is allowed: ``perplexity 1.0011 of fp32 (1.0006 to 1.0016), at most 1.02``.
-
-    Empty where nothing was measured.
-    """
-    if check.found is None:
-        return ""
-    column = COLUMN.get(check.what)
-    ratio = check.of is not None and check.what != "drift"
-    per_unit = 1.0 if column is None or ratio else column.per_unit
-
-    def shown(value: float) -> str:
-        if ratio:
-            return words.ratio_value(value, 3 if column is None else words.ratio_digits(column))
-        return words.significant(value / per_unit)
-
-    text = f"{_name(check)} {shown(check.found.value)}"
-    if check.what == "drift":
-        text += " nats per token"
-    elif ratio:
-        text += f" of {check.of}"
-    elif column is not None and column.unit:
-        text += f" {column.unit}"
-    if check.found.low != check.found.high:
-        text += f" ({shown(check.found.low)} to {shown(check.found.high)})"
-    allowed = "" if check.bounds is None else _allowed(check.bounds, per_unit)
-    return f"{text}, {allowed}" if allowed else text
-
-
 def tally(report: GateReport) -> str:
     """How many rows came to what: ``1 of 23 rows fails, 2 are inconclusive, 20 pass``."""
     counts = Counter(row.outcome for row in report.rows)
@@ -89,13 +60,3 @@ def _name(check: Check) -> str:
 def does(outcome: Outcome, count: int) -> str:
     """What so many rows or checks do: ``fails``, ``are inconclusive``."""
     return (_ONE if count == 1 else _MANY)[outcome]
-
-
-def _allowed(bounds: Bounds, per_unit: float) -> str:
-    least = None if bounds.at_least is None else words.exactly(bounds.at_least / per_unit)
-    most = None if bounds.at_most is None else words.exactly(bounds.at_most / per_unit)
-    if least is not None and most is not None:
-        return f"{least} to {most} allowed"
-    if least is not None:
-        return f"at least {least}"
-    return "" if most is None else f"at most {most}"

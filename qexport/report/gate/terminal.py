@@ -6,7 +6,7 @@ from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from qexport.report.gate.checks import WORD, figure, findings, tally
+from qexport.report.gate.checks import WORD, checks_of, findings, tally
 from qexport.report.gate.texts import one_line
 from qexport.verdict import GateReport, Outcome, RowVerdict
 
@@ -41,7 +41,5 @@ def _padded(text: str, column: list[str]) -> str:
 
 
 def _reasons(row: RowVerdict) -> str:
-    """The messages of what fails or is inconclusive; of a row that passes the figures, or the messages where it has none."""
-    found = [one_line(check.message) for check in findings(row)]
-    found = found or [text for check in row.checks if (text := figure(check))]
-    return "; ".join(found or [one_line(check.message) for check in row.checks])
+    """The messages of what fails or is inconclusive; of a row that passes all of them."""
+    return "; ".join(one_line(check.message) for check in findings(row) or checks_of(row))
