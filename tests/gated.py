@@ -26,7 +26,7 @@ WORDS = "the quick brown fox jumps over lazy dog and then other was not here".sp
 WINDOWS = 32
 ONE = GateOptions(threads=1)
 ON = GateOptions(threads=1, add_windows=True)
-METRICS = ("perplexity", "sentence_perplexity", "disk_bytes", "weight_bytes", "piqa_acc")
+METRICS = ("perplexity", "sentence_perplexity", "disk_bytes", "weight_bytes")
 """What the shared baseline has."""
 
 
@@ -58,7 +58,7 @@ class Gated:
 
     def plan(self, budgets: Any = None, **settings: Any) -> GatePlan:
         """A plan with these budgets, on the text of this folder and a few local questions."""
-        common = {"text": self.text, "window": 24, "sentences": None, "tasks": {"data": QUESTIONS, "limit": 4}}
+        common = {"text": self.text, "window": 24, "sentences": None, "tasks": {"data": QUESTIONS, "limit": 12}}
         return GatePlan.model_validate({"budgets": budgets or {}, **common, **settings})
 
     def config(self, path: Path, budgets: str) -> Path:

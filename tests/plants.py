@@ -5,6 +5,7 @@ Used by the tests, and by benchmarks/gate.py, which counts how many of each kind
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from qexport.artifact import MANIFEST_NAME, Artifact, Manifest, load_artifact, new_artifact
+from qexport.artifact import MANIFEST_NAME, ONNX_DATA_NAME, ONNX_NAME, Artifact, Manifest, load_artifact, new_artifact
 
 SCALE = 1.02
 """Two percent: 2.5 of 127 steps at the largest weight."""
@@ -23,55 +24,54 @@ def planted(
     artifact: Artifact,
     folder: Path,
     *,
-    graph: Callable[[onnx.ModelProto], None] | None = None,
-    files: Callable[[Path], None] | None = None,
-    manifest: Callable[[Manifest], Manifest] | None = None,
+    files: Callable[[Path], None] = lambda _: None,
+    manifest: Callable[[Manifest], Manifest] = lambda own: own,
 ) -> Artifact:
-    """A copy with a change in its graph, its files or its manifest, and digests that agree with it."""
+    """A copy with a change in its files or its manifest, and digests that agree with it."""
     with new_artifact(folder) as draft:
         shutil.copytree(artifact.path, draft.path, dirs_exist_ok=True)
         (draft.path / MANIFEST_NAME).unlink()
-        if graph is not None:
-            model = onnx.load(draft.path / "model.onnx")
-            graph(model)
-            (draft.path / "model.onnx.data").unlink(missing_ok=True)
-            onnx.save(model, draft.path / "model.onnx")
-        if files is not None:
-            files(draft.path)
-        draft.finish(artifact.manifest if manifest is None else manifest(artifact.manifest))
+        files(draft.path)
+        draft.finish(manifest(artifact.manifest))
     return load_artifact(folder)
 
 
-def scaled(name: str) -> Callable[[onnx.ModelProto], None]:
+def scaled(name: str) -> Callable[[Path], None]:
     """The scale of that name off by :data:`SCALE`."""
-
-    def change(model: onnx.ModelProto) -> None:
-        _edit(model, name, lambda values: (values.astype(np.float64) * SCALE).astype(values.dtype))
-
-    return change
+    return lambda folder: _edit(folder, name, lambda values: (values.astype(np.float64) * SCALE).astype(values.dtype))
 
 
-def shifted(name: str) -> Callable[[onnx.ModelProto], None]:
+def shifted(name: str) -> Callable[[Path], None]:
     """The zero point of that name off by one."""
-
-    def change(model: onnx.ModelProto) -> None:
-        _edit(model, name, lambda values: (values.astype(np.int64) + 1).astype(values.dtype))
-
-    return change
+    return lambda folder: _edit(folder, name, lambda values: (values.astype(np.int64) + 1).astype(values.dtype))
 
 
-def scales(model: onnx.ModelProto) -> list[str]:
+def scales(folder: Path) -> list[str]:
     """The names of all weights' scales."""
-    ends = ("weight_scale", "weight_rows_scale", "weight_absmax")
-    return [tensor.name for tensor in model.graph.initializer if tensor.name.endswith(ends)]
+    return _ending(folder, ("weight_scale", "weight_rows_scale", "weight_absmax"))
 
 
-def zero_points(model: onnx.ModelProto) -> list[str]:
+def zero_points(folder: Path) -> list[str]:
     """The names of all weights' zero points."""
-    ends = ("weight_zero_point", "weight_rows_zero_point")
-    return [tensor.name for tensor in model.graph.initializer if tensor.name.endswith(ends)]
+    return _ending(folder, ("weight_zero_point", "weight_rows_zero_point"))
 
 
-def _edit(model: onnx.ModelProto, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+def _ending(folder: Path, ends: tuple[str, ...]) -> list[str]:
+    graph = onnx.load(folder / ONNX_NAME, load_external_data=False).graph
+    return [tensor.name for tensor in graph.initializer if tensor.name.endswith(ends)]
+
+
+def _edit(folder: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Change a tensor where it lies: saved anew, a table that two tensors share would be there twice."""
+    model = onnx.load(folder / ONNX_NAME, load_external_data=False)
     (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
-    tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor)), name))
+    before = numpy_helper.to_array(tensor, base_dir=os.fspath(folder))
+    after = numpy_helper.from_array(change(before), name)
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        (offset,) = (int(entry.value) for entry in tensor.external_data if entry.key == "offset")
+        with (folder / ONNX_DATA_NAME).open("r+b") as data:
+            data.seek(offset)
+            data.write(after.raw_data)
+    else:
+        tensor.CopyFrom(after)
+        onnx.save(model, folder / ONNX_NAME)

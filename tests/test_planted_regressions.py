@@ -7,9 +7,11 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from filelock import FileLock
+from onnx import numpy_helper
 
 from qexport import pipeline
 from qexport.artifact import SelectionInfo, load_artifact
@@ -88,14 +90,16 @@ def test_made_again_it_passes_too(good, verdict, tmp_path):
     "layer", ["transformer.h.0.attn.c_attn", "transformer.h.1.mlp.c_fc", "transformer.h.2.mlp.c_fc"]
 )
 def test_one_layers_scale_off_by_two_percent(good, verdict, tmp_path, layer):
-    row = verdict(planted(load_artifact(good / ROW), tmp_path / ROW, graph=scaled(f"{layer}.weight_scale")).path)
+    row = verdict(planted(load_artifact(good / ROW), tmp_path / ROW, files=scaled(f"{layer}.weight_scale")).path)
     assert "drift" in failed(row), row
+    assert failed(row) <= {"drift", "perplexity"}, row
 
 
 @pytest.mark.parametrize("layer", ["transformer.h.0.mlp.c_fc", "transformer.h.1.mlp.c_proj"])
 def test_a_zero_point_off_by_one(good, verdict, tmp_path, layer):
-    row = verdict(planted(load_artifact(good / ROW), tmp_path / ROW, graph=shifted(f"{layer}.weight_zero_point")).path)
+    row = verdict(planted(load_artifact(good / ROW), tmp_path / ROW, files=shifted(f"{layer}.weight_zero_point")).path)
     assert "drift" in failed(row), row
+    assert failed(row) <= {"drift", "perplexity"}, row
 
 
 def claims_all(good):
@@ -182,7 +186,17 @@ def test_a_swapped_tokenizer(good, verdict, tmp_path):
     assert any("on other tokens, so of another tokenizer" in check.message for check in row.checks)
 
 
-def test_the_plants_are_what_they_say(good):
-    model = onnx.load(good / ROW / "model.onnx")
-    assert len(plants.scales(model)) >= 13
-    assert len(plants.zero_points(model)) >= 13
+def test_the_plants_are_what_they_say(good, tmp_path):
+    names = plants.scales(good / ROW)
+    assert len(names) >= 13
+    assert len(plants.zero_points(good / ROW)) >= 13
+    changed = planted(load_artifact(good / ROW), tmp_path / ROW, files=scaled(names[0]))
+    before, after = (tensors(folder) for folder in (good / ROW, changed.path))
+    assert before.keys() == after.keys()
+    assert [name for name in before if not np.array_equal(before[name], after[name])] == [names[0]]
+    np.testing.assert_allclose(after[names[0]], 1.02 * before[names[0]], rtol=1e-6)
+
+
+def tensors(folder):
+    model = onnx.load(folder / "model.onnx")
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}

@@ -180,7 +180,7 @@ class Judge:
         """What would settle an inconclusive check, in words."""
         measured, count = _measured(metric), len(record.samples)
         if metric in SPEEDS:
-            return "more rounds may settle it"
+            return "more rounds of timing may settle it"
         needed = bounds.samples_needed(found, count)
         if needed is None:
             return "it lies on the bound, where no amount of text settles it"
