@@ -43,6 +43,7 @@ def gate(paths: Sequence[Path], baseline: Path, plan: GatePlan, options: GateOpt
         raise InputError(
             f"{baseline}: is of {stored.model}, and the artifacts are of {bench.model}; name the baseline of {bench.model}"
         )
+    _require_rows(plan, bench, stored)
     judge = Judge(bench, stored, plan)
     wanted, look = judge.wanted(), 0
     while wanted:
@@ -116,3 +117,17 @@ def update(
 def _require_recipes(plan: GatePlan) -> None:
     for name in plan.recipes:
         recipe(name)
+
+
+def _require_rows(plan: GatePlan, bench: Bench, stored: Baseline) -> None:
+    """Make sure that no budget is for nothing.
+
+    Raises:
+        InputError: one is of a recipe that neither an artifact nor a row of the baseline has.
+    """
+    there = {bench.recipe(name) for name in bench.artifacts} | {row.structure.recipe for row in stored.rows.values()}
+    for name in plan.recipes:
+        if name not in there:
+            raise InputError(
+                f"{name}: has budgets, and no artifact of this recipe was given; leave them out, or name one"
+            )

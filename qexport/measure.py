@@ -107,7 +107,10 @@ PROBES: Mapping[str, Stored | Probe] = {
         metrics=("perplexity",), tokens="windows", run=once("perplexity", perplexity.score), observe="kernels"
     ),
     "sentence perplexity": Probe(
-        metrics=("sentence_perplexity",), tokens="sentences", run=once("sentence_perplexity", perplexity.score)
+        metrics=("sentence_perplexity",),
+        tokens="sentences",
+        run=once("sentence_perplexity", perplexity.score),
+        observe="kernels",
     ),
     "session": Probe(
         metrics=tuple(metric.name for metric in CATALOGUE.values() if metric.group == "session"),

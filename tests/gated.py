@@ -22,7 +22,7 @@ from qexport.inputs.budgets import GatePlan
 from qexport.selection import parse_selector
 
 QUESTIONS = Path(__file__).resolve().parent / "data" / "tasks"
-WORDS = "the quick brown fox jumps over lazy dog and then other was not here".split()
+WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "and", "then", "other", "was", "not", "here")
 WINDOWS = 32
 ONE = GateOptions(threads=1)
 ON = GateOptions(threads=1, add_windows=True)
@@ -159,4 +159,3 @@ def attention(gated, tmp_path) -> Path:
         options={"engine": "ort"},
     )
     return folder
-

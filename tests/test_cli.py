@@ -133,6 +133,24 @@ def test_compare_writes_the_report_and_prints_the_table(tiny, tmp_path, monkeypa
     assert "exists" in failure("compare", "tiny.toml", *ORT)
 
 
+def test_compare_measures_only_the_metrics_that_are_named(tiny, art, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "qexport.pipeline.export_source", lambda _source, folder, _exporter: load_artifact(shutil.copytree(art, folder))
+    )
+    (tmp_path / "tiny.toml").write_text(f'title = "T"\nmodel = "{tiny("gpt2")}"\nrows = [{{recipe = "fp32"}}]\n')
+    given = ("compare", "tiny.toml", "-o", "out")
+    told = qexport(*given, "--metrics", " disk_bytes,weight_bytes,disk_bytes", "--json").stdout.splitlines()
+    assert [json.loads(line)["metric"] for line in told] == ["disk_bytes", "weight_bytes"]
+    assert {record.metric for record in read_records(tmp_path / "out" / "records.jsonl")} >= {"disk_bytes"}
+    for names, message in (
+        ("disk_byte", "disk_byte: no such metric; did you mean disk_bytes"),
+        ("", "no such metric"),
+        ("disk_bytes,", "no such metric"),
+    ):
+        assert message in failure(*given, "--overwrite", "--metrics", names)
+
+
 TOML = """
 title = "A tiny table"
 model = "nobody/nothing"
@@ -168,6 +186,9 @@ def test_version_help_and_usage():
     qexport("quantize", "model", code=2)  # without -o
     qexport("quantize", "model", "-o", "out", "--engine", "tensorrt", code=2)
     qexport("compare", "--rounds", "0", code=2)
+    assert "--update" in qexport("gate", "--help").stdout
+    qexport("gate", "artifact", code=2)  # without --baseline
+    qexport("gate", "--baseline", "b.json", code=2)  # without artifacts
     qexport("eval", "artifact", code=2)  # without --tasks
     qexport("eval", "artifact", "--tasks", "piqa", "--num_fewshot", "-1", code=2)
 

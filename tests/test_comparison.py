@@ -246,6 +246,52 @@ def test_runs_are_put_into_one_report(experiment, tmp_path):
         comparison.report([tmp_path / "one"], tmp_path / "both")
 
 
+# Some metrics only
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        (["perplexity", "perplexitie"], "perplexitie: no such metric; did you mean"),
+        (["drift"], "drift: no such metric"),
+        ([""], "no such metric"),
+    ],
+)
+def test_metrics_that_do_not_exist(experiment, metrics, message):
+    with pytest.raises(InputError, match=message) as caught:
+        comparison.measuring(experiment, metrics)
+    assert "\n" not in str(caught.value)
+
+
+def test_metrics_are_those_that_were_named_each_once(experiment):
+    found = comparison.measuring(experiment, ["weight_bytes", "perplexity", "weight_bytes"])
+    assert found.metrics == ("weight_bytes", "perplexity")
+    assert found == experiment.model_copy(update={"metrics": found.metrics})
+    assert experiment.metrics is None
+
+
+def test_only_the_metrics_that_were_named_are_measured(experiment, fp32, tmp_path, monkeypatch):
+    def exported(_source, folder, exporter):
+        return load_artifact(shutil.copytree(fp32("gpt2", exporter).path, folder))
+
+    monkeypatch.setattr(pipeline, "export_source", exported)
+    asked = []
+    real = measure.measure
+    monkeypatch.setattr(measure, "measure", lambda job: asked.append((job.probe, job.row)) or real(job))
+    options, folder = CompareOptions(engine="ort", rounds=1, threads=1), tmp_path / "report"
+    rows = comparison.only(experiment, ["fp32"])
+    first = comparison.compare(comparison.measuring(rows, ["perplexity"]), folder, options=options)
+    assert [(record.metric, record.row) for record in first] == [("perplexity", "fp32")]
+    assert asked == [("perplexity", "fp32")]
+    more = comparison.measuring(rows, ["weight_bytes", "perplexity"])
+    records = comparison.compare(more, folder, options=replace(options, resume=True))
+    assert asked[1:] == [("files", "fp32")]  # perplexity is there
+    # In the order of all tables, and without the bytes on disk that the same probe has.
+    assert [record.metric for record in records] == ["weight_bytes", "perplexity"]
+    assert records[1] == first[0]
+    assert read_records(folder / "records.jsonl")[-1] == first[0]
+
+
 # Tasks
 
 
@@ -367,6 +413,18 @@ def test_an_experiment_may_want_one_metric_of_a_task(experiment, tmp_path, asked
     assert asked == []
     both = comparison.compare(changed, folder, tasks=["arc_easy"], options=SMALL, overwrite=True)
     assert [record.metric for record in both[::2]] == ["disk_bytes", "arc_easy_acc", "arc_easy_acc_norm"]
+
+
+def test_one_metric_of_a_task_may_be_named(experiment, tmp_path, asked):
+    changed = comparison.measuring(with_tasks(experiment, DATA), ["arc_easy_acc_norm"])
+    records = comparison.compare(changed, tmp_path / "report", options=SMALL)
+    assert [(record.metric, record.row) for record in records] == [("arc_easy_acc_norm", row) for row in LABELS]
+    assert [row for row, _ in asked] == LABELS
+    del asked[:]
+    both = comparison.measuring(changed, ["arc_easy_acc", "arc_easy_acc_norm"])
+    more = comparison.compare(both, tmp_path / "report", options=replace(SMALL, resume=True))
+    assert [record.metric for record in more[::2]] == ["arc_easy_acc", "arc_easy_acc_norm"]
+    assert [record.samples for record in more[2:]] == [record.samples for record in records]
 
 
 def test_a_hub_that_cannot_be_reached_skips_the_task_and_nothing_else(experiment, tmp_path, asked):

@@ -8,6 +8,7 @@ import pytest
 from qexport import cpu
 from qexport.errors import ContractError, UnsupportedHere
 from qexport.runtime import (
+    NODES_ON,
     OrtSession,
     ProviderUnavailable,
     decoder_feeds,
@@ -112,8 +113,8 @@ def test_cuda_refuses_a_graph_that_would_run_partly_on_the_cpu(tmp_path):
 def test_integer_matmuls_that_ran_are_counted(tmp_path):
     artifact = decoders.save(tmp_path / "a", decoders.quantized(), decoders.QUANTIZED_NODE)
     session = open_session(artifact, threads=1, observe="kernels")
-    assert {kind for kind, count in session.facts().items() if count} == {"integer_matmuls_run"}
-    assert session.facts()["integer_matmuls_run"] == 1
+    kernels = {kind: count for kind, count in session.facts().items() if kind.endswith("_run") and count}
+    assert kernels == {"integer_matmuls_run": 1}
     assert session.logits(IDS).shape == (1, 4, decoders.VOCAB)
 
 
@@ -141,7 +142,26 @@ def test_a_matmul_quantized_beyond_the_manifest_is_caught(tmp_path):
 def test_nodes_with_plain_activations_are_no_integer_matmuls(tmp_path):
     embedding = decoders.QUANTIZED_NODE.model_copy(update={"name": "embed/Gather", "activation": "none"})
     artifact = decoders.save(tmp_path / "a", decoders.bigram(np.eye(3)), embedding)
-    assert set(open_session(artifact, observe="kernels").facts().values()) == {0}
+    facts = open_session(artifact, observe="kernels").facts()
+    assert {count for kind, count in facts.items() if kind.endswith("_run")} == {0}
+
+
+def test_the_providers_that_ran_nodes_are_told_with_their_number(tmp_path):
+    """A lookup, the rounding of its rows, and the product that the rest was fused into."""
+    artifact = decoders.save(tmp_path / "a", decoders.quantized(), decoders.QUANTIZED_NODE)
+    session = open_session(artifact, threads=1, observe="kernels")
+    assert {name: count for name, count in session.facts().items() if name.startswith(NODES_ON)} == {"nodes_on_cpu": 3}
+    session.logits(IDS)
+    assert session.facts()["nodes_on_cpu"] == 3  # of the graph, however often it runs
+    bigram = decoders.save(tmp_path / "b", decoders.bigram(np.eye(3)))
+    assert open_session(bigram, threads=1, observe="kernels").facts()["nodes_on_cpu"] == 1
+
+
+@pytest.mark.gpu
+def test_nodes_that_ran_on_the_device_are_told(tmp_path):
+    bigram = decoders.save(tmp_path / "a", decoders.bigram(np.eye(3)))
+    facts = open_session(bigram, provider="cuda", observe="kernels").facts()
+    assert facts["nodes_on_cuda"] >= 1
 
 
 def test_observing_is_off_unless_asked_and_leaves_no_files(tmp_path, monkeypatch):

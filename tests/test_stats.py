@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from itertools import product
 
@@ -121,6 +122,86 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         interval = stats.mean(rng.normal(3.0, 1.0, size=60), seed=trial)
         hits += interval.low <= 3.0 <= interval.high
     assert 180 <= hits <= 198  # 95 percent of 200, within three standard errors
+
+
+def test_drift_by_hand():
+    # A window of 3 tokens that lost 6 nats and one of 2 that gained 2: 2 and -1 nats a token.
+    found = stats.drift([10.0, 3.0], [4.0, 5.0], [3, 2])
+    assert found.value == pytest.approx(math.sqrt((4 + 1) / 2), rel=1e-14)
+    # Drawn are both windows, the first twice, or the second twice.
+    assert (found.low, found.high) == pytest.approx((1.0, 2.0), rel=1e-14)
+
+
+@quick
+@given(RUN)
+def test_no_drift_from_itself(run):
+    nll, tokens = columns(run)
+    assert stats.drift(nll, nll, tokens) == stats.Interval(value=0.0, low=0.0, high=0.0)
+
+
+@quick
+@given(RUN)
+def test_drift_is_the_same_both_ways(run):
+    nll, tokens = columns(run)
+    other = nll * 0.9 + 0.1
+    assert stats.drift(nll, other, tokens) == stats.drift(other, nll, tokens)
+
+
+def test_what_cancels_in_a_ratio_does_not_in_drift():
+    nll, tokens = np.full(8, 10.0), np.full(8, 5)
+    swapped = nll + np.tile([1.0, -1.0], 4)
+    assert stats.perplexity_ratio(swapped, nll, tokens).value == 1.0
+    drift = stats.drift(swapped, nll, tokens)
+    assert (drift.low, drift.value, drift.high) == pytest.approx((0.2, 0.2, 0.2), rel=1e-12)
+
+
+@quick
+@given(RUN, st.floats(0.01, 1.0))
+def test_drift_of_windows_that_lost_alike_on_each_token_has_no_uncertainty(run, nats):
+    nll, tokens = columns(run)
+    drift = stats.drift(nll + nats * tokens, nll, tokens)
+    assert (drift.low, drift.value, drift.high) == pytest.approx((nats, nats, nats), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "interval",
+    [
+        lambda one, _, tokens, confidence: stats.perplexity(one, tokens, confidence=confidence),
+        lambda one, other, tokens, confidence: stats.perplexity_ratio(one, other, tokens, confidence=confidence),
+        lambda one, other, tokens, confidence: stats.drift(one, other, tokens, confidence=confidence),
+        lambda one, other, _, confidence: stats.mean_ratio(one, other, confidence=confidence),
+    ],
+    ids=["perplexity", "perplexity_ratio", "drift", "mean_ratio"],
+)
+def test_more_confidence_is_a_wider_interval(interval):
+    rng = np.random.default_rng(3)
+    other, tokens = rng.gamma(20.0, 5.0, size=40), rng.integers(20, 60, size=40)
+    one = other + rng.normal(0.5, 1.0, size=40)
+    found = [interval(one, other, tokens, confidence) for confidence in (0.5, 0.8, 0.95, 0.99, 0.995)]
+    for narrow, wide in itertools.pairwise(found):
+        assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
+        assert wide.value == narrow.value
+
+
+def test_95_percent_is_what_is_meant_where_nothing_is_said():
+    one, other, tokens = [5.0, 6.0, 9.0], [4.0, 7.0, 8.0], [2, 3, 4]
+    assert stats.CONFIDENCE == 0.95
+    for function in (stats.perplexity_ratio, stats.drift):
+        assert function(one, other, tokens) == function(one, other, tokens, confidence=0.95)
+
+
+def test_the_interval_of_drift_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = {0.8: 0, 0.95: 0}
+    tokens = np.full(80, 50)
+    for trial in range(200):
+        nll = rng.gamma(20.0, 5.0, size=80)
+        changed = nll + rng.normal(0.0, 0.5, size=80)  # a hundredth of a nat a token
+        for confidence in hits:
+            found = stats.drift(changed, nll, tokens, confidence=confidence, seed=trial)
+            hits[confidence] += found.low <= 0.01 <= found.high
+    assert 140 <= hits[0.8] <= 177
+    assert 180 <= hits[0.95] <= 199
 
 
 def test_pairing_narrows_the_interval():

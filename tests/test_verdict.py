@@ -97,7 +97,7 @@ def test_a_narrower_interval_never_turns_a_verdict_round(value, below, above, on
     upper=st.booleans(),
     samples=st.integers(2, 10_000),
 )
-def test_so_many_samples_leave_the_bound_just_outside(value, below, above, bound, upper, samples):
+def test_so_many_samples_leave_the_bound_just_outside(*, value, below, above, bound, upper, samples):
     low, high = value - below, value + above
     assume(low <= bound <= high)
     assume(abs(bound - value) > 1e-6)

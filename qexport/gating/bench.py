@@ -21,7 +21,7 @@ from qexport.conditions import identity
 from qexport.errors import InputError, QExportError, UnsupportedHere
 from qexport.harness.evaluate import Place, evaluate
 from qexport.harness.tasks import LoadedTask, load_task
-from qexport.inputs.budgets import LIKELIHOODS, SIZES, SPEEDS, GatePlan
+from qexport.inputs.budgets import ACCURACIES, LIKELIHOODS, SIZES, SPEEDS, GatePlan
 from qexport.inputs.models import load_tokenizer
 from qexport.inputs.prompts import encode_prompts, load_prompts
 from qexport.inputs.text import TokenSet, load_text, make_sentences, make_windows
@@ -139,9 +139,10 @@ class Bench:
         )
 
     def ran(self, name: str) -> Ran:
-        """What ran when a row's windows were scored; nothing where they were not."""
-        record = self.records.get((name, "perplexity"))
-        if record is None or record.skipped is not None:
+        """What ran when a row was scored or asked; nothing where it was neither."""
+        records = (self.records.get((name, metric)) for metric in (*LIKELIHOODS, *ACCURACIES))
+        record = next((record for record in records if record is not None and record.skipped is None), None)
+        if record is None:
             return Ran()
         providers = [fact.removeprefix(NODES_ON) for fact in record.facts if fact.startswith(NODES_ON)]
         return Ran(

@@ -28,8 +28,8 @@ PYPROJECT = "pyproject.toml"
 _TABLE = "[tool.qexport.gate]"
 _EXAMPLE = 'budgets.perplexity = { at_most = 1.01, of = "baseline" }'
 
-Positive = Annotated[int, Field(gt=0)]
-Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[int, Field(gt=0, strict=True)]
+Bound = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 
 
 class _Value(BaseModel):
@@ -74,7 +74,7 @@ class GatePlan(_Value):
     """Of one recipe: instead of the common ones of the same metric and base."""
     text: Path | None = None
     """Evaluation text; None takes the bundled one. Given relative to the file."""
-    window: Annotated[int, Field(ge=3)] = 512
+    window: Annotated[int, Field(ge=3, strict=True)] = 512
     """Most tokens of a window, BOS included; cut to the model's context."""
     windows: Positive | None = None
     """Windows that are scored at first; None takes all of the text."""
@@ -82,7 +82,7 @@ class GatePlan(_Value):
     """Sentences that are scored at first, or timed; None takes all of the text."""
     prompts: Path | None = None
     """Prompts that new tokens are timed after; None takes the bundled ones. Given relative to the file."""
-    new_tokens: Annotated[int, Field(ge=2)] = 32
+    new_tokens: Annotated[int, Field(ge=2, strict=True)] = 32
     rounds: Positive = 3
     """Fresh processes per artifact for what is timed."""
     tasks: Tasks = Tasks()
@@ -155,7 +155,8 @@ def load_gate_plan(path: Path) -> GatePlan:
         plan = GatePlan.model_validate(values)
     except ValidationError as error:
         keys = {name for kind in (GatePlan, Budget, Tasks) for name in kind.model_fields}
-        raise InputError(f"{path}: {_TABLE} {first_reason(error, keys)}") from error
+        reason = " ".join(first_reason(error, keys).split())  # a key may hold a line break
+        raise InputError(f"{path}: {_TABLE} {reason}") from error
     folder = path.resolve().parent
     given = {name: folder / value for name in ("text", "prompts") if (value := getattr(plan, name)) is not None}
     if plan.tasks.data is not None:
