@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,14 +29,13 @@ DECIMALS = 4
 """Of a window's log-likelihood in nats: a perplexity is off by less than a part in a million."""
 
 _COLUMNS = {"corpus": ("nll_nats", "tokens"), "sentences": ("nll_nats", "tokens"), "accuracy": ("correct",)}
-_NUMBER = re.compile(r"(?<=\.)(\d+)(?=\.)")
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_NUMBER = re.compile(r"(?<=\.)(0|[1-9][0-9]*)(?=\.)")
 
 
-def _compact(names: Iterable[str]) -> list[str]:
-    """Names with their first layer number as a range: ``h.{0..11}.mlp``."""
+def _compact(names: Iterable[str]) -> list[str | list[str | int]]:
+    """Names as the file holds them, those of consecutive layers as one: ``["h.", 0, 11, ".mlp"]``."""
     layers: dict[tuple[str, str], list[int]] = defaultdict(list)
-    short: list[str] = []
+    short: list[str | list[str | int]] = []
     for name in names:
         number = _NUMBER.search(name)
         if number is None:
@@ -44,8 +43,9 @@ def _compact(names: Iterable[str]) -> list[str]:
         else:
             layers[name[: number.start()], name[number.end() :]].append(int(number[0]))
     for (before, after), numbers in layers.items():
-        short += [f"{before}{{{first}..{last}}}{after}" for first, last in _runs(sorted(numbers))]
-    return sorted(short)
+        for first, last in _runs(sorted(numbers)):
+            short.append(f"{before}{first}{after}" if first == last else [before, first, last, after])
+    return sorted(short, key=str)
 
 
 def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
@@ -60,19 +60,17 @@ def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
 
 
 def _expand(names: object) -> object:
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        return names  # for pydantic to refuse
-    found: list[str] = []
+    """Names of what :func:`_compact` made of them; anything else is left for pydantic to refuse."""
+    if not isinstance(names, list | tuple):
+        return names
+    found: list[object] = []
     for name in names:
-        span = _RANGE.search(name)
-        if span is None:
-            found.append(name)
-        else:
-            found += [
-                f"{name[: span.start()]}{number}{name[span.end() :]}"
-                for number in range(int(span[1]), int(span[2]) + 1)
-            ]
-    return tuple(sorted(found))
+        match name:
+            case [str() as before, int() as first, int() as last, str() as after] if first <= last:
+                found += [f"{before}{number}{after}" for number in range(first, last + 1)]
+            case _:
+                found.append(name)
+    return tuple(sorted(found, key=str))
 
 
 def _bits(samples: object) -> object:
@@ -99,7 +97,7 @@ class Feed(_Value):
     """Digest of all that was fed, or asked."""
     plan_sha256: str = ""
     """Digest of how a task was asked."""
-    tokens: tuple[int, ...] = ()
+    tokens: tuple[Annotated[int, Field(gt=0)], ...] = ()
     """Scored tokens of each sequence."""
 
 
@@ -153,12 +151,23 @@ class Baseline(_Value):
     def _whole(self) -> Baseline:
         for name, row in self.rows.items():
             for metric, samples in row.samples.items():
-                if metric not in CATALOGUE:
-                    raise ValueError(f"{name}: no such metric {metric}")
-                tokens = self.feeds.get(metric, Feed()).tokens
-                if CATALOGUE[metric].form in {"corpus", "sentences"} and len(samples) != len(tokens):
-                    raise ValueError(f"{name}: {len(samples)} samples of {metric}, and {len(tokens)} sequences")
+                if reason := self._damage(metric, samples):
+                    raise ValueError(f"{name}: {metric}: {reason}")
         return self
+
+    def _damage(self, metric: str, samples: Sequence[float]) -> str:
+        """What is wrong with the samples of a metric; empty where nothing is."""
+        form = CATALOGUE[metric].form if metric in CATALOGUE else ""
+        if form == "size":
+            return "" if len(samples) == 1 and samples[0] > 0 else "is not one number of bytes"
+        if form not in _COLUMNS:
+            return "is nothing that a baseline holds"
+        if metric not in self.feeds:
+            return "nothing says what it was measured on"
+        tokens = self.feeds[metric].tokens
+        if form == "accuracy":
+            return "" if set(samples) <= {0.0, 1.0} else "is not right (1) and wrong (0)"
+        return "" if len(samples) == len(tokens) else f"{len(samples)} samples, and {len(tokens)} sequences"
 
     def record(self, name: str, metric: str, count: int | None = None) -> Measurement | None:
         """The measurement that a row's samples were, or of the first ``count`` sequences; None where there is none."""
@@ -263,8 +272,8 @@ def read_baseline(path: Path) -> Baseline:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a baseline (byte {error.start} is not UTF-8); {again}") from error
     try:
-        values = json.loads(text)
-    except ValueError as error:
+        values = json.loads(text, object_pairs_hook=_each_once)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a baseline ({error}); {again}") from error
     schema = values.get("schema") if isinstance(values, dict) else None
     if schema != BASELINE_SCHEMA:
@@ -278,6 +287,20 @@ def read_baseline(path: Path) -> Baseline:
         reason = first["msg"].removeprefix("Value error, ")
         raise InputError(f"{path}: damaged baseline ({place}: {reason}); {again}") from error
     return baseline.model_copy(update={"lines": _places(text, baseline.rows)})
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names are there once: a merge may leave a row twice, and JSON would take the last.
+
+    Raises:
+        ValueError: one is there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice} is there twice")
+    return found
 
 
 def _places(text: str, rows: Mapping[str, Any]) -> dict[str, int]:

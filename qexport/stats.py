@@ -148,7 +148,8 @@ def accuracy_ratio(correct: ArrayLike, base_correct: ArrayLike, *, seed: int = 0
     # Pairs of one kind are alike, so what a resample holds of each kind is all there is to draw.
     draws = np.random.default_rng(seed).multinomial(questions, kinds / questions, size=RESAMPLES).T.astype(np.float64)
     right, base_right = draws[0] + draws[2], draws[0] + draws[1]
-    ratios = np.divide(right, base_right, out=np.full(RESAMPLES, np.inf), where=base_right > 0)
+    neither = np.where(right == 0, 1.0, np.inf)  # with nothing right in both, nothing has changed
+    ratios = np.divide(right, base_right, out=neither, where=base_right > 0)
     with np.errstate(invalid="ignore"):  # numpy interpolates between two infinite ratios as it does between others
         interval = _interval((both + gained) / (both + lost), ratios)
     return interval if np.isfinite(interval.high) else None

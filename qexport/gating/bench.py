@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -66,7 +67,7 @@ class Bench:
             InputError: two folders of a name, two fp32 artifacts, artifacts of several models, or a text that cannot be read.
         """
         self.plan, self.options = plan, options
-        self.names = tuple(path.resolve().name for path in paths)
+        self.names = tuple(Path(os.path.abspath(path)).name for path in paths)  # noqa: PTH100 (links keep their name)
         self.artifacts: dict[str, Artifact] = {}
         self.problems: dict[str, str] = {}
         """Why a row can not be measured at all."""

@@ -42,15 +42,16 @@ class Judge:
         return wanted
 
     def undecided(self) -> dict[str, list[str]]:
-        """The rows whose likelihoods do not settle a budget yet, fp32 with them where it divides."""
+        """The rows whose likelihoods do not settle a budget yet, and fp32 with them, so that it is never behind."""
         found: dict[str, list[str]] = {}
+        fp32 = self._bench.fp32
         for name in self._bench.artifacts:
             for check in self._judged(name):
                 metric = _measured(check.what)
                 if check.outcome == "inconclusive" and metric in LIKELIHOODS:
                     rows = found.setdefault(metric, [])
-                    fp32 = [self._bench.fp32] if check.of == "fp32" and self._bench.fp32 else []
-                    rows += [row for row in (*fp32, name) if row not in rows]
+                    beside = [fp32] if fp32 is not None and (fp32, metric) in self._bench.records else []
+                    rows += [row for row in (*beside, name) if row not in rows]
         return found
 
     def row(self, name: str) -> RowVerdict:
@@ -141,7 +142,9 @@ class Judge:
         looks = len(self._bench.lengths(name, measured)) if measured in LIKELIHOODS else 1
         found = _compared(metric, record, reference, confidence=1.0 - (1.0 - stats.CONFIDENCE) / looks)
         if found is None:
-            raise NotComparable(f"{_title(metric)}: {budget.of} has nothing to divide by")
+            raise NotComparable(
+                f"{_title(metric)}: {budget.of} has too few right answers to divide by; ask more questions"
+            )
         outcome = budget.bounds.judge(found)
         message = _message(metric, budget, found)
         if outcome == "inconclusive":
@@ -166,15 +169,19 @@ class Judge:
                 raise NotComparable(f"{title}: was measured on {what} than the baseline; {APPROVE}")
             return reference
         if bench.fp32 is None:
-            raise NotComparable(f"{title}: no fp32 artifact was given to divide by; name it too")
+            raise NotComparable(f"{title}: no fp32 artifact was given that can be read, to divide by; name one")
         reference = bench.records[bench.fp32, metric]
         if reference.skipped is not None:
             raise NotComparable(f"{title}: fp32 was not measured: {reference.skipped}")
         if metric not in SIZES and metric not in SPEEDS and bench.feed(bench.fp32, metric) != bench.feed(name, metric):
             raise NotComparable(f"{title}: {name} is fed other tokens than {bench.fp32}; its tokenizer is another one")
-        if metric in LIKELIHOODS:
-            return reference.model_copy(update={"samples": reference.samples[:count]})
-        return reference
+        if metric not in LIKELIHOODS:
+            return reference
+        if len(reference.samples) < count:
+            raise NotComparable(
+                f"{title}: fp32 was scored on {len(reference.samples):,} sequences, and this on {count:,}"
+            )
+        return reference.model_copy(update={"samples": reference.samples[:count]})
 
     def _way_out(self, metric: str, record: Measurement, bounds: Bounds, found: Interval) -> str:
         """What would settle an inconclusive check, in words."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from qexport.catalogue import CATALOGUE
 from qexport.errors import InputError, near_names
 from qexport.inputs.bundled import bundled
-from qexport.inputs.experiment import Tasks, first_reason
+from qexport.inputs.experiment import Tasks
+from qexport.inputs.settings import first_reason, read_toml
 from qexport.verdict import Base, Bounds
 
 DRIFT = "drift"
@@ -155,8 +155,7 @@ def load_gate_plan(path: Path) -> GatePlan:
         plan = GatePlan.model_validate(values)
     except ValidationError as error:
         keys = {name for kind in (GatePlan, Budget, Tasks) for name in kind.model_fields}
-        reason = " ".join(first_reason(error, keys).split())  # a key may hold a line break
-        raise InputError(f"{path}: {_TABLE} {reason}") from error
+        raise InputError(f"{path}: {_TABLE} {first_reason(error, keys)}") from error
     folder = path.resolve().parent
     given = {name: folder / value for name in ("text", "prompts") if (value := getattr(plan, name)) is not None}
     if plan.tasks.data is not None:
@@ -165,12 +164,7 @@ def load_gate_plan(path: Path) -> GatePlan:
 
 
 def _table(path: Path) -> Mapping[str, Any]:
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); name the file with --config") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not TOML ({error}); correct it there") from error
+    values = read_toml(path, otherwise="name the file with --config")
     if path.name != PYPROJECT:
         return values
     found: object = values

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,9 +22,10 @@ from pydantic import (
 )
 
 from qexport.catalogue import require_known, require_tasks
-from qexport.errors import InputError, near_names
+from qexport.errors import InputError
 from qexport.inputs.bundled import bundled
 from qexport.inputs.figures import Figure, parse_figures
+from qexport.inputs.settings import first_reason, read_toml
 from qexport.record import Published
 
 Positive = Annotated[int, Field(gt=0)]
@@ -267,13 +267,7 @@ def load_experiment(path: Path) -> Experiment:
         InputError: no TOML file, unknown or missing keys, or values of the wrong kind; the message names the first.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not TOML ({error}); correct it there") from error
-    try:
-        experiment = Experiment.model_validate(values)
+        experiment = Experiment.model_validate(read_toml(path))
     except ValidationError as error:
         raise InputError(f"{path}: {first_reason(error, _KEYS)}") from error
     return _resolved(experiment, path.resolve().parent)
@@ -296,17 +290,3 @@ def _resolved(experiment: Experiment, folder: Path) -> Experiment:
 
 _KINDS = (Experiment, Row, PublishedSource, TextPaths, Generation, SessionPlan, Tasks, Architecture)
 _KEYS = {name for kind in _KINDS for name in kind.model_fields}
-
-
-def first_reason(error: ValidationError, keys: Iterable[str]) -> str:
-    """The first thing that is wrong, with its place; near names of a key that does not exist are among ``keys``."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {place}; {near_names(str(first['loc'][-1]), keys)}"
-    if first["type"] == "missing":
-        return f"the key {place} is missing; add it"
-    reason = first["msg"].removeprefix("Value error, ")
-    if ";" not in reason:
-        reason += "; correct it"
-    return f"{place}: {reason}" if place else reason

@@ -233,7 +233,7 @@ def test_accuracies_are_compared_question_by_question(answers):
     put("fp32", "0" * 12)
     check = found.check("piqa_acc", of="fp32")
     assert check.outcome == "fail"
-    assert "nothing to divide by" in check.message
+    assert "too few right answers" in check.message
     put("fp32", "1" * 12)
     put("int8", "0" + "1" * 11)
     check = found.check("piqa_acc", of="fp32")
@@ -347,7 +347,7 @@ def test_no_fp32_to_divide_by_fails(case, gated):
     found.put_stored("int8")
     check = found.check("perplexity")
     assert check.outcome == "fail"
-    assert "no fp32 artifact was given to divide by; name it too" in check.message
+    assert "no fp32 artifact was given that can be read, to divide by; name one" in check.message
 
 
 def test_a_figure_that_the_baseline_has_not_fails(reviewed):
@@ -471,7 +471,7 @@ DYNAMIC = "int8 per channel, dynamic activations"
 
 
 def test_nodes_that_are_no_longer_quantized(structure):
-    names = ["transformer.h.{2..4}.attn.c_attn/MatMul", "transformer.h.2.mlp/MatMul"]
+    names = [["transformer.h.", 2, 4, ".attn.c_attn/MatMul"], "transformer.h.2.mlp/MatMul"]
     message = unlike(structure(lambda was: was["quantized"][DYNAMIC].extend(names)), "quantized nodes")
     assert message.startswith("quantized nodes: 11, in the baseline 15; 4 no longer quantized: ")
     assert "transformer.h.2.attn.c_attn/MatMul" in message
