@@ -166,6 +166,7 @@ def test_another_selection_under_the_same_name_fails(gated, run, attention, aske
     told = failures(report)["int8"]
     assert told.keys() == {"selection", "quantized nodes"}
     assert "--nodes attention" in told["selection"]
+    assert any("approve it with `qexport gate --update`" in note for note in report.notes)
     assert "quantized nodes: 4, in the baseline 11; 7 no longer quantized" in told["quantized nodes"]
 
 

@@ -81,6 +81,8 @@ class Judge:
         for before, now in sorted(pairs):
             if before != now:
                 yield f"run by {now}, in the baseline by {before}"
+        if any(check.outcome == "fail" for name in self._bench.artifacts for check in self._structure(name)):
+            yield f"artifacts are not what the baseline has; {APPROVE}"
 
     def _budgets(self, name: str) -> Mapping[str, Sequence[Budget]]:
         return self._plan.of(self._bench.recipe(name))
@@ -105,7 +107,7 @@ class Judge:
             Check(
                 what=what,
                 outcome="fail",
-                message=f"{what}: {is_now or 'none'}, in the baseline {was or 'none'}; {APPROVE}",
+                message=f"{what}: {is_now or 'none'}, in the baseline {was or 'none'}",
             )
             for what, (is_now, was) in pairs.items()
             if is_now != was
@@ -139,8 +141,7 @@ class Judge:
         if record.skipped is not None:
             return _failed(metric, budget, f"{_title(metric)} was not measured: {record.skipped}")
         reference = self._reference(record, budget.of)
-        looks = len(self._bench.lengths(name, measured)) if measured in LIKELIHOODS else 1
-        found = _compared(metric, record, reference, confidence=1.0 - (1.0 - stats.CONFIDENCE) / looks)
+        found = _compared(metric, record, reference, confidence=self._confidence(record))
         if found is None:
             raise NotComparable(
                 f"{_title(metric)}: {budget.of} has too few right answers to divide by; ask more questions"
@@ -150,6 +151,11 @@ class Judge:
         if outcome == "inconclusive":
             message += f"; {self._way_out(metric, record, budget.bounds, found)}"
         return Check(what=metric, outcome=outcome, message=message, of=budget.of, found=found, bounds=budget.bounds)
+
+    def _confidence(self, record: Measurement) -> float:
+        """Of an interval: all looks at the same text share one risk, or looking until it suits would decide."""
+        looks = len(self._bench.lengths(record.row, record.metric)) if record.metric in LIKELIHOODS else 1
+        return 1.0 - (1.0 - stats.CONFIDENCE) / looks
 
     def _reference(self, record: Measurement, of: Base) -> Measurement:
         """What a record is divided by, on the same sequences or questions.
@@ -221,7 +227,8 @@ class Judge:
             return None, None
         try:
             reference = self._reference(record, of)
-            return plain(derive(reference, None)), _compared(record.metric, record, reference)
+            ratio = _compared(record.metric, record, reference, confidence=self._confidence(record))
+            return plain(derive(reference, None)), ratio
         except QExportError:
             return None, None
 
@@ -239,9 +246,7 @@ def _failed(metric: str, budget: Budget, message: str) -> Check:
     return Check(what=metric, outcome="fail", message=message, of=budget.of, bounds=budget.bounds)
 
 
-def _compared(
-    metric: str, record: Measurement, reference: Measurement, *, confidence: float = stats.CONFIDENCE
-) -> Interval | None:
+def _compared(metric: str, record: Measurement, reference: Measurement, *, confidence: float) -> Interval | None:
     """The ratio of two records, or how far the first has drifted; None where there is nothing to divide by."""
     form = CATALOGUE[record.metric].form
     if form == "size":
@@ -293,5 +298,5 @@ def _nodes(now: Mapping[str, str], before: Mapping[str, str]) -> Iterator[Check]
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             parts.append(f"{len(names)} {what}: {', '.join(names[:_NAMED])}{more}")
     if parts:
-        message = f"quantized nodes: {len(now)}, in the baseline {len(before)}; {'; '.join(parts)}; {APPROVE}"
+        message = f"quantized nodes: {len(now)}, in the baseline {len(before)}; {'; '.join(parts)}"
         yield Check(what="quantized nodes", outcome="fail", message=message)
