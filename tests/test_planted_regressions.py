@@ -183,7 +183,7 @@ def test_a_swapped_tokenizer(good, verdict, tmp_path):
 
     row = verdict(planted(load_artifact(good / ROW), tmp_path / ROW, files=swap).path)
     assert failed(row) >= {"perplexity", "drift"}
-    assert any("on other tokens, so of another tokenizer" in check.message for check in row.checks)
+    assert any("fed other tokens, of another tokenizer" in check.message for check in row.checks)
 
 
 def test_the_plants_are_what_they_say(good, tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from qexport import stats
-from qexport.baseline import Baseline, structure_of
+from qexport.baseline import Baseline, Feed, structure_of
 from qexport.catalogue import CATALOGUE
 from qexport.conditions import here
 from qexport.errors import NotComparable, QExportError
@@ -169,17 +169,15 @@ class Judge:
             reference = self._stored.record(name, metric, count)
             if reference is None:
                 raise NotComparable(f"{title}: the baseline has no figure of it; {APPROVE}")
-            if metric not in SIZES and (feed := self._stored.feeds.get(metric)) != (fed := bench.feed(name, metric)):
-                assert feed is not None
-                what = "another text" if feed.text != fed.text else "other tokens, so of another tokenizer or text,"
-                raise NotComparable(f"{title}: was measured on {what} than the baseline; {APPROVE}")
+            if metric not in SIZES and (unlike := _unlike(self._stored.feeds[metric], bench.feed(name, metric))):
+                raise NotComparable(f"{title}: {unlike} than in the baseline; {APPROVE}")
             return reference
         if bench.fp32 is None:
             raise NotComparable(f"{title}: no fp32 artifact was given that can be read, to divide by; name one")
         reference = bench.records[bench.fp32, metric]
         if reference.skipped is not None:
             raise NotComparable(f"{title}: fp32 was not measured: {reference.skipped}")
-        if metric not in SIZES and metric not in SPEEDS and bench.feed(bench.fp32, metric) != bench.feed(name, metric):
+        if metric not in (*SIZES, *SPEEDS) and _unlike(bench.feed(bench.fp32, metric), bench.feed(name, metric)):
             raise NotComparable(f"{title}: {name} is fed other tokens than {bench.fp32}; its tokenizer is another one")
         if metric not in LIKELIHOODS:
             return reference
@@ -202,9 +200,12 @@ class Judge:
             return f"about {more:,} more questions would settle it"
         what = self._bench.tokens(record.row, measured).kind
         left = len(self._bench.tokens(record.row, measured).sequences) - count
-        there = (
-            f"the text has {left:,} more, taken with --add-windows" if left else "the text is used up: give more text"
-        )
+        if not left:
+            there = "the text is used up: give more text"
+        elif left < more:
+            there = f"the text has only {left:,} more"
+        else:
+            there = f"the text has {left:,} more, taken with --add-windows"
         return f"about {more:,} more {what} would settle it ({there})"
 
     def _changes(self, name: str) -> Iterator[Change]:
@@ -231,6 +232,15 @@ class Judge:
             return plain(derive(reference, None)), ratio
         except QExportError:
             return None, None
+
+
+def _unlike(before: Feed, now: Feed) -> str:
+    """What differs between two feeds; empty where nothing does. A text of another name may be the same text."""
+    if (before.sha256, before.tokens) != (now.sha256, now.tokens):
+        return (
+            "measured on another text" if before.text != now.text else "fed other tokens, of another tokenizer or text,"
+        )
+    return "asked in another way" if before.plan_sha256 != now.plan_sha256 else ""
 
 
 def _measured(metric: str) -> str:
