@@ -98,7 +98,9 @@ def unchanged(artifacts: Path, plan: GatePlan, work: Path) -> Iterator[tuple[str
         row = rows[run % len(rows)]
         text = work / f"{run}.jsonl"
         text.write_text("".join(json.dumps(story) + "\n" for story in grammar.stories(FIRST_SEED + run, STORIES)))
-        own = plan.model_copy(update={"text": text})
+        recipe = load_artifact(artifacts / row).manifest.recipe
+        recipes = {name: budgets for name, budgets in plan.recipes.items() if name == recipe}
+        own = plan.model_copy(update={"text": text, "recipes": recipes})
         paths, baseline = [artifacts / "fp32-fused", artifacts / row], work / f"{run}.json"
         update(paths, baseline, own, GateOptions())
         report = gate(paths, baseline, own, GateOptions(threads=1))
