@@ -9,7 +9,6 @@ are kept for each window, so that a later run is compared with the same windows.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from pydantic.functional_validators import BeforeValidator
 from qexport.artifact import Artifact, QuantizedNode
 from qexport.catalogue import CATALOGUE
 from qexport.errors import InputError
+from qexport.files import write_whole
 from qexport.record import Measurement
 
 BASELINE_SCHEMA = 1
@@ -214,19 +214,15 @@ def stored_samples(record: Measurement) -> tuple[float, ...]:
 
 
 def write_baseline(path: Path, baseline: Baseline) -> None:
-    """Write a baseline beside first, then rename it.
+    """Write a baseline; what is there stays where that fails.
 
     Raises:
         InputError: the file cannot be written there.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(_dump(baseline), encoding="utf-8")
-        beside.replace(path)
+        write_whole(path, _dump(baseline))
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _dump(baseline: Baseline) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from qexport import progress, runtime
 from qexport.errors import ContractError, InputError
+from qexport.files import write_whole
 from qexport.numerics import histogram
 
 if TYPE_CHECKING:
@@ -160,14 +161,9 @@ def _read_ranges(path: Path, names: Sequence[str]) -> dict[str, histogram.Range]
 
 def _write_ranges(path: Path, ranges: Ranges) -> None:
     """Keep the ranges for next time; a cache that cannot be written costs time, nothing else."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_text(json.dumps(ranges, indent=1))
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_whole(path, json.dumps(ranges, indent=1))
     except OSError as error:
         logger.info("the calibration cache was not written: %s", error)
 

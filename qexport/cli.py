@@ -358,9 +358,9 @@ def compare(
 
         experiment = comparison.experiment_for(model)
         if recipes is not None:
-            experiment = comparison.only(experiment, [name.strip() for name in recipes.split(",")])
+            experiment = comparison.only(experiment, _names(recipes))
         if metrics is not None:
-            experiment = comparison.measuring(experiment, [name.strip() for name in metrics.split(",")])
+            experiment = comparison.measuring(experiment, _names(metrics))
         generation = _given(prompts=prompts, new_tokens=new_tokens)
         experiment = experiment.model_copy(update={"generation": experiment.generation.model_copy(update=generation)})
         plan = experiment.tasks.model_copy(update=_given(data=data, num_fewshot=num_fewshot, limit=limit))
@@ -371,7 +371,7 @@ def compare(
             folder,
             evaluation=_text(text, dataset, "--text", "--dataset"),
             calibration=_text(calibration_text, calibration_dataset, "--calibration-text", "--calibration-dataset"),
-            tasks=() if tasks is None else [name.strip() for name in tasks.split(",")],
+            tasks=() if tasks is None else _names(tasks),
             options=comparison.CompareOptions(
                 provider=provider,
                 threads=threads,
@@ -445,7 +445,7 @@ def evaluate(
         folder = output or Path("runs") / f"{artifacts[0].resolve().name}-eval"
         records = evaluation.evaluate_artifacts(
             artifacts,
-            [name.strip() for name in tasks.split(",")],
+            _names(tasks),
             folder,
             plan=plan,
             options=evaluation.EvalOptions(
@@ -566,6 +566,11 @@ def _trust(allow_pickle: bool, remote_code: bool) -> Trust:
     from qexport.pipeline import Trust
 
     return Trust(allow_pickle=allow_pickle, remote_code=remote_code)
+
+
+def _names(typed: str) -> list[str]:
+    """The names in a list that is joined by commas."""
+    return [name.strip() for name in typed.split(",")]
 
 
 def _given(**options: object) -> dict[str, object]:

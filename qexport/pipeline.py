@@ -28,7 +28,7 @@ from qexport.artifact import (
 )
 from qexport.errors import InputError, SelectionError
 from qexport.export import Exporter, export_model
-from qexport.inputs.bundled import bundled, find_bundled
+from qexport.inputs.bundled import CALIBRATION_TEXT, bundled, find_bundled
 from qexport.inputs.models import ModelSource, load_tokenizer, locate_model
 from qexport.inputs.text import Text, TokenSet, load_text, make_windows
 from qexport.recipes import Fp32, OnnxSchemes, Recipe, TorchSchemes, recipe
@@ -39,7 +39,6 @@ from qexport.torch_runtime import parameter_count
 
 REFERENCE = "reference"
 """The name of the bundled, really trained model."""
-CALIBRATION_TEXT = "calibration/calibration.jsonl"
 CALIBRATION_WINDOW = 512
 """Most tokens of a calibration window, BOS included; cut to the model's context."""
 CALIBRATION_WINDOWS = 64

@@ -8,7 +8,6 @@ Statistics are derived (``qexport.stats``), never stored. Format history:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qexport.errors import InputError
+from qexport.files import write_whole
 
 RECORD_SCHEMA = 2
 RECORDS_NAME = "records.jsonl"
@@ -111,14 +111,8 @@ class Measurement(BaseModel):
 
 
 def write_records(path: Path, records: Iterable[Measurement]) -> None:
-    """Write records as JSON lines, beside first and then renamed, so that a reader never sees half a file."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        text = "".join(record.model_dump_json(by_alias=True) + "\n" for record in records)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Write records as JSON lines, so that a reader never sees half a file."""
+    write_whole(path, "".join(record.model_dump_json(by_alias=True) + "\n" for record in records))
 
 
 def append_records(path: Path, records: Iterable[Measurement]) -> None:

@@ -107,7 +107,7 @@ class GateReport:
     """The baseline's path as it was given."""
     rows: tuple[RowVerdict, ...]
     notes: tuple[str, ...] = ()
-    """What a reader should know beside the verdicts: another processor than the baseline's, text used up."""
+    """What a reader should know beside the verdicts: another processor or runtime than the baseline's."""
 
     @property
     def outcome(self) -> Outcome:

@@ -5,6 +5,7 @@ Used by the tests, and by benchmarks/gate.py, which counts how many of each kind
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -29,11 +30,24 @@ def planted(
 ) -> Artifact:
     """A copy with a change in its files or its manifest, and digests that agree with it."""
     with new_artifact(folder) as draft:
-        shutil.copytree(artifact.path, draft.path, dirs_exist_ok=True)
+        copy(artifact.path, draft.path)
         (draft.path / MANIFEST_NAME).unlink()
         files(draft.path)
         draft.finish(manifest(artifact.manifest))
     return load_artifact(folder)
+
+
+def copy(folder: Path, place: Path) -> Path:
+    """A copy that may be written to, whatever the original allows."""
+    return shutil.copytree(folder, place, copy_function=shutil.copyfile, dirs_exist_ok=True)
+
+
+def fewer_merges(folder: Path) -> None:
+    """Another tokenizer: words are cut into smaller tokens."""
+    path = folder / "tokenizer.json"
+    values = json.loads(path.read_text())
+    values["model"]["merges"] = values["model"]["merges"][:5]
+    path.write_text(json.dumps(values))
 
 
 def scaled(name: str) -> Callable[[Path], None]:

@@ -21,6 +21,7 @@ from qexport.verdict import Bounds
 from tests import decoders
 from tests.gated import ON, ONE, QUESTIONS, write_text
 from tests.harness.conftest import changed
+from tests.plants import fewer_merges
 
 SAME = {"at_least": 0.9999, "at_most": 1.0001, "of": "baseline"}
 DRIFT = {"at_most": 0.1, "of": "baseline"}
@@ -207,12 +208,6 @@ def test_a_text_that_was_renamed_is_the_same_text(gated, run, asked, tmp_path):
 
 def test_another_tokenizer(gated, run, spoiled):
     """Rewritten with a manifest that agrees: the ids are others, so the figures are of another text."""
-
-    def fewer_merges(folder):
-        path = folder / "tokenizer.json"
-        values = json.loads(path.read_text())
-        values["model"]["merges"] = values["model"]["merges"][:5]
-        path.write_text(json.dumps(values))
 
     other = spoiled(fewer_merges)
     report = run(

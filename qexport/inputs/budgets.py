@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from qexport.catalogue import CATALOGUE
 from qexport.errors import InputError, near_names
-from qexport.inputs.bundled import bundled
+from qexport.inputs.bundled import EVALUATION_TEXT, PROMPTS, bundled
 from qexport.inputs.experiment import Tasks
 from qexport.inputs.settings import first_reason, read_toml
 from qexport.verdict import Base, Bounds
@@ -99,11 +99,11 @@ class GatePlan(_Value):
 
     @property
     def text_path(self) -> Path:
-        return self.text or bundled("calibration/evaluation.jsonl")
+        return self.text or bundled(EVALUATION_TEXT)
 
     @property
     def prompts_path(self) -> Path:
-        return self.prompts or bundled("calibration/prompts.txt")
+        return self.prompts or bundled(PROMPTS)
 
     @property
     def metrics(self) -> tuple[str, ...]:

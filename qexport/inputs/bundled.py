@@ -6,6 +6,10 @@ from pathlib import Path
 
 from qexport.errors import InputError
 
+EVALUATION_TEXT = "calibration/evaluation.jsonl"
+CALIBRATION_TEXT = "calibration/calibration.jsonl"
+PROMPTS = "calibration/prompts.txt"
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 

@@ -23,7 +23,7 @@ from pydantic import (
 
 from qexport.catalogue import require_known, require_tasks
 from qexport.errors import InputError
-from qexport.inputs.bundled import bundled
+from qexport.inputs.bundled import CALIBRATION_TEXT, EVALUATION_TEXT, PROMPTS, bundled
 from qexport.inputs.figures import Figure, parse_figures
 from qexport.inputs.settings import first_reason, read_toml
 from qexport.record import Published
@@ -210,17 +210,17 @@ class Experiment(_Value):
     @property
     def evaluation_path(self) -> Path:
         """The text that perplexity and latency are measured on."""
-        return self.text.evaluation or bundled("calibration/evaluation.jsonl")
+        return self.text.evaluation or bundled(EVALUATION_TEXT)
 
     @property
     def calibration_path(self) -> Path:
         """The text that activation ranges are taken from."""
-        return self.text.calibration or bundled("calibration/calibration.jsonl")
+        return self.text.calibration or bundled(CALIBRATION_TEXT)
 
     @property
     def prompts_path(self) -> Path:
         """The prompts that new tokens are made after."""
-        return self.generation.prompts or bundled("calibration/prompts.txt")
+        return self.generation.prompts or bundled(PROMPTS)
 
     def published_for(self, row: Row, metric: str) -> Published | None:
         """The figure published for a row and a metric, in that metric's unit."""

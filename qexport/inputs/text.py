@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -57,7 +58,7 @@ class TokenSet:
     sequences: tuple[NDArray[np.int64], ...]
     """Each ``[tokens]``, at least :data:`MIN_TOKENS` long; a prompt, of which nothing is scored, may be shorter."""
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Digest of the token ids and of where each sequence ends."""
         digest = hashlib.sha256()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from qexport.pipeline import source_of
 from tests import decoders
 from tests.gated import ON, ONE, QUESTIONS, write_text
 from tests.harness.conftest import changed
+from tests.plants import fewer_merges
 
 PERPLEXITY = {"perplexity": {"at_most": 1.1, "of": "baseline"}}
 SENTENCES = {"sentence_perplexity": {"at_most": 1.1, "of": "baseline"}}
@@ -147,13 +147,7 @@ def test_a_window_is_cut_to_the_context(bench):
 
 
 def test_another_tokenizer_makes_other_tokens(gated, bench, tmp_path):
-    def fewer(folder):
-        path = folder / "tokenizer.json"
-        values = json.loads(path.read_text())
-        values["model"]["merges"] = values["model"]["merges"][:5]
-        path.write_text(json.dumps(values))
-
-    other = changed(load_artifact(gated.int8), tmp_path / "int8", fewer)
+    other = changed(load_artifact(gated.int8), tmp_path / "int8", fewer_merges)
     found = bench(paths=[gated.fp32, other.path])
     assert found.problems == {}
     assert found.feed("fp32", "perplexity").sha256 != found.feed("int8", "perplexity").sha256

@@ -15,13 +15,14 @@ import pytest
 from filelock import FileLock
 
 from qexport.answering import Here, Opened
-from qexport.artifact import MANIFEST_NAME, Artifact, load_artifact, new_artifact
+from qexport.artifact import Artifact, load_artifact
 from qexport.conditions import of_session
 from qexport.harness.tasks import LoadedTask
 from qexport.inputs.bundled import bundled
 from qexport.inputs.experiment import Tasks
 from qexport.quiet import quiet
 from qexport.runtime import open_session
+from tests.plants import planted
 from tests.task_rows import write_mmlu
 
 ROWS = Path(__file__).resolve().parent.parent / "data" / "tasks"
@@ -106,17 +107,7 @@ def _save(folder: Path, config: Any, tokenizer: Callable[[Any], Any]) -> Path:
 
 def changed(artifact: Artifact, folder: Path, change: Callable[[Path], None]) -> Artifact:
     """A copy of an artifact, once ``change`` had its folder."""
-    with new_artifact(folder) as draft:
-        copy(artifact.path, draft.path)
-        (draft.path / MANIFEST_NAME).unlink()
-        change(draft.path)
-        draft.finish(artifact.manifest)
-    return load_artifact(folder)
-
-
-def copy(folder: Path, place: Path) -> Path:
-    """A copy that may be written to, whatever the original allows."""
-    return shutil.copytree(folder, place, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    return planted(artifact, folder, files=change)
 
 
 @cache

@@ -16,7 +16,6 @@ from tests.harness.conftest import (
     SIX,
     ask,
     changed,
-    copy,
     differences,
     hf,
     ours,
@@ -24,6 +23,7 @@ from tests.harness.conftest import (
     tolerance,
     unlike,
 )
+from tests.plants import copy
 
 SHORT = {"max_gen_toks": 16}
 TEMPLATE = (

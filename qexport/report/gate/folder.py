@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from qexport.errors import InputError
+from qexport.files import write_whole
 from qexport.report.gate.code_quality import code_quality
 from qexport.report.gate.data import data
 from qexport.report.gate.junit import junit
@@ -34,16 +34,6 @@ def write(report: GateReport, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             path = folder / name
-            _replace(path, text)
+            write_whole(path, text)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
-
-
-def _replace(path: Path, text: str) -> None:
-    """Beside first and then renamed, so that a reader never sees half a file."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8", newline="\n")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
