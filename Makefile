@@ -8,6 +8,7 @@
 PYTHON ?=
 VENV ?= .venv
 GPU_VENV ?= .venv-gpu
+CLIENTS ?= .clients
 ARGS ?=
 PYTEST_ARGS ?=
 
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check gate bench gpu clean
+.PHONY: help run test test-deploy check gate bench gpu clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -46,7 +47,13 @@ run: $(VENV)/.installed
 
 ## test    set up, then run the tests
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -n auto --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore=tests/deploy $(PYTEST_ARGS)
+
+## test-deploy  install the clients that artifacts are deployed to, each apart, and prove every target with them
+test-deploy: export QEXPORT_CLIENTS = $(CLIENTS)
+test-deploy: $(VENV)/.installed-dev
+	$(BIN)/python tests/deploy/clients/install.py
+	$(BIN)/python -m pytest -q -n auto --dist worksteal tests/deploy $(PYTEST_ARGS)
 
 ## check   lint, format, types, import direction
 check: $(VENV)/.installed-dev
@@ -77,4 +84,4 @@ gpu: $(GPU_VENV)/.installed-gpu
 
 ## clean   remove the environment and the caches
 clean:
-	rm -rf $(VENV) $(GPU_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) $(GPU_VENV) $(CLIENTS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,6 +25,8 @@ from qexport.errors import ContractError, InputError, QExportError, UnsupportedH
 MANIFEST_NAME = "qexport.json"
 ONNX_NAME = "model.onnx"
 ONNX_DATA_NAME = "model.onnx.data"
+DEPLOYMENT: Final = "deployment"
+"""What the manifest of a deployment gives as its kind; see :mod:`qexport.deployment`."""
 
 
 class _Value(BaseModel):
@@ -161,7 +163,10 @@ def load_artifact(path: Path, *, verify: bool = False) -> Artifact:
     if not manifest_path.is_file():
         raise InputError(f"{path}: not an artifact, it has no {MANIFEST_NAME}; make one with `qexport export`")
     try:
-        manifest = Manifest.model_validate_json(manifest_path.read_text(encoding="utf-8"))
+        text = manifest_path.read_text(encoding="utf-8")
+        if kind_of(text) == DEPLOYMENT:
+            raise InputError(f"{path}: is a deployment, which other runtimes load; give the artifact it was made of")
+        manifest = Manifest.model_validate_json(text)
     except (ValidationError, UnicodeDecodeError) as error:
         raise InputError(
             f"{manifest_path}: corrupt manifest ({_first_reason(error)}); make the artifact again"
@@ -173,6 +178,15 @@ def load_artifact(path: Path, *, verify: bool = False) -> Artifact:
         if file.stat().st_size != info.size_bytes or (verify and file_sha256(file) != info.sha256):
             raise ContractError(f"{file}: altered since its manifest was written; make the artifact again")
     return Artifact(path=path, manifest=manifest)
+
+
+def kind_of(manifest: str) -> str:
+    """What the text of a manifest gives as its kind; empty where it is no manifest."""
+    try:
+        kind = json.loads(manifest).get("kind", "")
+    except (ValueError, AttributeError):
+        return ""
+    return str(kind)
 
 
 def _first_reason(error: Exception) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from qexport.artifact import Artifact
     from qexport.baseline import Baseline
+    from qexport.deployment import Deployment, Verification
+    from qexport.hub import PushReport
     from qexport.inputs.text import Text
     from qexport.pipeline import Plan, Trust
     from qexport.record import Measurement
@@ -125,6 +127,10 @@ LimitOption = Annotated[
 ]
 ChatOption = Annotated[
     bool, typer.Option("--apply-chat-template", help="Put questions into the tokenizer's chat template.")
+]
+RecordsOption = Annotated[
+    Path | None,
+    typer.Option("--records", metavar="RUN", help="Report folder of a comparison: what it measured is told beside."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -472,6 +478,99 @@ def report(
 
 
 @app.command()
+def deploy(
+    artifacts: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="ARTIFACT...", help="Folder of an artifact; for transformersjs also several of one model."
+        ),
+    ],
+    to: Annotated[
+        Literal["optimum", "genai", "transformersjs", "triton", "kserve"],
+        typer.Option("--to", help="The runtime that is to load it."),
+    ],
+    output: OutputOption,
+    records: RecordsOption = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Prompts are chats: the tokenizer must have a template, the demo uses it.")
+    ] = False,
+    demo: Annotated[bool, typer.Option("--demo", help="transformersjs: a web page beside the model.")] = False,
+    storage_uri: Annotated[
+        str, typer.Option("--storage-uri", metavar="URI", help="kserve: where the cluster finds the folder.")
+    ] = "",
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Lay an artifact out for the runtime that is to load it."""
+    with _errors():
+        from qexport import deploy as verb
+
+        made = verb.deploy(
+            artifacts,
+            to,
+            output,
+            records=records,
+            chat=chat,
+            demo=demo,
+            storage_uri=storage_uri,
+            overwrite=overwrite,
+        )
+        _print_deployment(made, output, as_json=as_json)
+
+
+@app.command()
+def push(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder of an artifact.")],
+    repo: Annotated[
+        str, typer.Argument(metavar="USER/NAME", help="Repository on the Hugging Face hub, made if need be.")
+    ],
+    records: RecordsOption = None,
+    licence: Annotated[
+        str | None,
+        typer.Option("--license", metavar="NAME", help="The base model's; default what its card on the hub says."),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Visible to the repository's owners only.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write the card and the list of files into a folder, and send nothing.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Of --dry-run; default NAME-card.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish an artifact on the Hugging Face hub, with a model card written from its manifest and records."""
+    with _errors(interrupted="interrupted; a commit is whole or not there, so look at the repository"):
+        from qexport import hub
+        from qexport.errors import InputError
+
+        if output is not None and not dry_run:
+            raise InputError("-o: is where --dry-run writes to; without it everything goes to the hub")
+        folder = (output or Path(f"{repo.rpartition('/')[2]}-card")) if dry_run else None
+        found = hub.push(artifact, repo, records=records, licence=licence, private=private, dry_run=folder)
+        if as_json:
+            typer.echo(found.model_dump_json())
+            return
+        _print_push(found, folder)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact, or what `qexport deploy` made of one.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Hash every file again and say what was changed since the manifest was written."""
+    with _errors():
+        from qexport.deployment import verify as verb
+        from qexport.errors import ContractError
+
+        found = verb(folder)
+        _print_verification(found, as_json=as_json)
+        if found.damage:
+            names = ", ".join(f"{finding.path} ({finding.state})" for finding in found.damage)
+            raise ContractError(f"{folder}: is not as it was written: {names}; make it again")
+
+
+@app.command()
 def gate(
     artifacts: Annotated[
         list[Path],
@@ -621,6 +720,49 @@ def _print_artifact(artifact: Artifact, *, as_json: bool) -> None:
         f"  {artifact.disk_bytes / 1e6:.2f} MB on disk, {manifest.weight_bytes / 1e6:.2f} MB of weights",
         highlight=False,
     )
+
+
+def _print_deployment(made: Deployment, folder: Path, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(made.model_dump_json(by_alias=True))
+        return
+    from qexport.deploy import LAYOUTS
+
+    console = _console(stderr=False)
+    console.print(f"{folder}", style="bold", highlight=False)
+    proved = ", ".join(f"{name} {version}" for name, version in LAYOUTS[made.target].proved.items())
+    console.print(f"  for {LAYOUTS[made.target].runtime}, proved with {proved}", highlight=False)
+    for info in made.files:
+        told = info.change or f"{info.of}, byte for byte"
+        console.print(f"  {info.path}  {info.size_bytes:,} bytes, {told}", highlight=False)
+
+
+def _print_push(found: PushReport, folder: Path | None) -> None:
+    console = _console(stderr=False)
+    size = sum(info.size_bytes for info in found.files) / 1e6
+    what = "pushed, and found on the hub as sent" if found.changed else "on the hub already, exactly as here"
+    if folder is not None:
+        what = "would be pushed"
+    console.print(found.repo_id, style="bold", highlight=False)
+    console.print(f"  {len(found.files)} files, {size:,.2f} MB, {what}; licence {found.licence}", highlight=False)
+    if found.evidence is None:
+        console.print("  the card says that nothing was measured; --records gives it figures", highlight=False)
+    if found.removed:
+        console.print(f"  removed, of an earlier push: {', '.join(found.removed)}", highlight=False)
+    if found.others:
+        console.print(f"  also there, and not of this artifact: {', '.join(found.others)}", highlight=False)
+    console.print(f"  {folder / 'README.md' if folder is not None else found.url}", highlight=False)
+
+
+def _print_verification(found: Verification, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"what": found.what, "findings": [vars(each) for each in found.findings]}, indent=1))
+        return
+    console = _console(stderr=False)
+    console.print(f"{found.folder}: {found.what}", style="bold", highlight=False)
+    for each in found.findings:
+        origin = f"was {each.of}, byte for byte" if each.of else each.change
+        console.print(f"  {each.state}: {each.path}" + (f"  {origin}" if origin else ""), highlight=False)
 
 
 def _print_plan(plan: Plan, *, as_json: bool) -> None:

@@ -1,0 +1,53 @@
+"""Putting an artifact's files into a layout."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from qexport.artifact import ONNX_DATA_NAME, ONNX_NAME, Artifact
+
+_GRAPH = (ONNX_NAME, ONNX_DATA_NAME)
+
+
+def copy_side_files(artifact: Artifact, folder: Path) -> None:
+    """Copy configuration and tokenizer, all but the graph and its weights."""
+    for info in artifact.manifest.files:
+        if info.path not in _GRAPH:
+            (folder / info.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(artifact.path / info.path, folder / info.path)
+
+
+def has_data(artifact: Artifact) -> bool:
+    """Whether weights lie beside the graph, in a file of their own."""
+    return any(info.path == ONNX_DATA_NAME for info in artifact.manifest.files)
+
+
+def copy_model(artifact: Artifact, path: Path, *, data: str = ONNX_DATA_NAME) -> str:
+    """Copy the graph to ``path`` and what lies beside it to a file of the name ``data`` there.
+
+    Returns:
+        What was changed in the graph; empty where its bytes are the artifact's.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not has_data(artifact):
+        shutil.copyfile(artifact.onnx_path, path)
+        return ""
+    shutil.copyfile(artifact.path / ONNX_DATA_NAME, path.parent / data)
+    if data == ONNX_DATA_NAME:
+        shutil.copyfile(artifact.onnx_path, path)
+        return ""
+    _point_to(artifact.onnx_path, path, data)
+    return f"reads its weights from {data}, where this runtime looks for them"
+
+
+def _point_to(source: Path, path: Path, data: str) -> None:
+    """Write a graph anew that reads its weights from a file of another name."""
+    import onnx
+
+    model = onnx.load(source, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = data
+    path.write_bytes(model.SerializeToString(deterministic=True))

@@ -1,0 +1,86 @@
+"""onnxruntime-genai: ``genai_config.json`` beside the model.
+
+The format is that of https://onnxruntime.ai/docs/genai/reference/config.html. It pads batches on the right and takes what
+stands at the end of a row and equals ``pad_token_id`` for padding.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from qexport.artifact import ONNX_NAME, Artifact
+from qexport.inputs.models import load_tokenizer, stop_ids
+from qexport.layouts import Laid, Layout, Request
+from qexport.layouts.files import copy_model, copy_side_files
+from qexport.layouts.interface import Interface, read_interface
+from qexport.layouts.tokenizer import settle
+from qexport.pipeline import source_of
+
+CONFIG = "genai_config.json"
+_DECODER = "decoder"
+"""The type for decoders in general: of those by name, ``gpt2`` wants keys and values in one tensor, and others bring habits of
+their own."""
+_CUDA_TARGETS = ("cuda", "tensorrt")
+
+
+def check(artifact: Artifact) -> None:
+    """Everything that ONNX Runtime runs can be deployed."""
+    del artifact
+
+
+def write(request: Request, folder: Path) -> Laid:
+    """The artifact's files, the tokenizer's completed, and the configuration."""
+    (artifact,) = request.artifacts
+    copy_side_files(artifact, folder)
+    copy_model(artifact, folder / ONNX_NAME)
+    changes = settle(artifact, folder)
+    config = _config(artifact, read_interface(artifact.onnx_path))
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return Laid(models=(ONNX_NAME,), changes=changes | {CONFIG: "written for onnxruntime-genai"})
+
+
+def _config(artifact: Artifact, interface: Interface) -> dict[str, Any]:
+    source = source_of(artifact)
+    tokenizer = load_tokenizer(source)
+    stops = list(stop_ids(artifact.path, tokenizer))
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(stops), 0)
+    model = {
+        "type": _DECODER,
+        "bos_token_id": tokenizer.bos_token_id if tokenizer.bos_token_id is not None else padding,
+        "eos_token_id": stops,
+        "pad_token_id": padding,
+        "context_length": source.context_length,
+        "vocab_size": interface.outputs["logits"].shape[2],
+        "decoder": _decoder(artifact, interface),
+    }
+    search = {"do_sample": False, "max_length": source.context_length, "past_present_share_buffer": False}
+    return {"model": model, "search": search}
+
+
+def _decoder(artifact: Artifact, interface: Interface) -> dict[str, Any]:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(artifact.path, local_files_only=True)
+    _, kv_heads, _, head_size = interface.cache.shape
+    cuda = artifact.manifest.settings.get("target") in _CUDA_TARGETS
+    named = {name: name for name in interface.inputs if not name.startswith("past_key_values.")}
+    return {
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": [{"cuda": {}}] if cuda else []},
+        "filename": ONNX_NAME,
+        "head_size": head_size,
+        "hidden_size": config.hidden_size,
+        "num_attention_heads": config.num_attention_heads,
+        "num_hidden_layers": interface.layers,
+        "num_key_value_heads": kv_heads,
+        "inputs": named | {"past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value"},
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+    }
+
+
+LAYOUT = Layout(runtime="onnxruntime-genai", check=check, write=write, proved={"onnxruntime-genai": "0.18.0"})

@@ -1,0 +1,96 @@
+"""Tokenizer files that runtimes without transformers read the way transformers does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qexport.artifact import Artifact
+from qexport.errors import ContractError, UnsupportedHere
+from qexport.inputs.models import load_tokenizer
+from qexport.pipeline import source_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
+_PROBES = ("Once upon a time", " two  spaces\nand lines", "Käse, 茶 and 🦊", "")
+
+
+def require_chat_template(artifact: Artifact) -> None:
+    """Make sure that prompts can be put into a chat template.
+
+    Raises:
+        UnsupportedHere: the tokenizer has none.
+    """
+    if not load_tokenizer(source_of(artifact)).chat_template:
+        raise UnsupportedHere(
+            f"{artifact.path}: --chat: its tokenizer has no chat template, since the model was not trained on chats; "
+            "leave --chat out, or put a chat_template into tokenizer_config.json and export again"
+        )
+
+
+def settle(artifact: Artifact, folder: Path) -> dict[str, str]:
+    """Complete the tokenizer files of a layout, so that everything that transformers decides in code stands in them.
+
+    ``tokenizer.json`` alone must encode as transformers does; ``tokenizer_config.json`` says whether a BOS token is added
+    and holds the chat template, which onnxruntime-genai and Transformers.js look up there.
+
+    Returns:
+        What was changed, by path.
+
+    Raises:
+        UnsupportedHere: transformers has no fast tokenizer for the model.
+        ContractError: what was written encodes otherwise than transformers.
+    """
+    tokenizer = load_tokenizer(source_of(artifact))
+    if not tokenizer.is_fast:
+        raise UnsupportedHere(
+            f"{artifact.path}: its tokenizer exists in Python only, and other runtimes read tokenizer.json; "
+            "convert it to a fast tokenizer and export again"
+        )
+    changes = {}
+    if not _encodes_alike(folder / TOKENIZER, tokenizer):
+        tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+        changes[TOKENIZER] = "written by transformers, to encode as it does"
+    if not _encodes_alike(folder / TOKENIZER, tokenizer):
+        raise ContractError(
+            f"{artifact.path}: {TOKENIZER} encodes otherwise than transformers; this tokenizer cannot go"
+        )
+    if told := _complete(folder / CONFIG, tokenizer):
+        changes[CONFIG] = told
+    return changes
+
+
+def _encodes_alike(path: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
+    from tokenizers import Tokenizer
+
+    if not path.is_file():
+        return False
+    alone = Tokenizer.from_file(str(path))
+    alone.no_truncation()
+    alone.no_padding()
+    return all(alone.encode(text).ids == tokenizer(text).input_ids for text in _PROBES)
+
+
+def _complete(path: Path, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Add to the configuration what is not in it; what was added, in words."""
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    wanted: dict[str, Any] = {"add_bos_token": adds_bos(tokenizer)}
+    if tokenizer.chat_template:
+        wanted["chat_template"] = tokenizer.chat_template
+    missing = {key: value for key, value in wanted.items() if config.get(key) != value}
+    if not missing:
+        return ""
+    path.write_text(json.dumps(config | missing, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return " and ".join(
+        f"add_bos_token set to {str(value).lower()}" if key == "add_bos_token" else "the chat template put in"
+        for key, value in missing.items()
+    )
+
+
+def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether transformers puts a BOS token before a text."""
+    ids = tokenizer("a").input_ids
+    return bool(ids) and tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id

@@ -1,0 +1,154 @@
+"""Triton Inference Server: a model repository with the graph, and with greedy generation that calls it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from qexport.artifact import ONNX_NAME, Artifact
+from qexport.errors import ContractError, InputError, UnsupportedHere
+from qexport.inputs.models import load_tokenizer, stop_ids
+from qexport.layouts import Laid, Layout, Request
+from qexport.layouts.files import copy_model
+from qexport.layouts.interface import Interface, read_interface
+from qexport.layouts.tokenizer import TOKENIZER, settle
+from qexport.layouts.triton.config import (
+    PAST,
+    PRESENT,
+    TYPES,
+    WARM_UP_TOKENS,
+    Generation,
+    generate_config,
+    graph_config,
+    warm_up_files,
+)
+from qexport.layouts.triton.pbtxt import Message, text
+from qexport.pipeline import source_of
+
+MAX_BATCH = 8
+"""Most rows of one run, whether of one request or of several."""
+GENERATE = "_generate"
+"""Behind the model's name: the model that generates."""
+CONFIG = "config.pbtxt"
+_MODEL_CODE = Path(__file__).parent / "template" / "model.py"
+_GPU_TARGETS = ("cuda", "tensorrt")
+_NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+|^[._-]+")
+_KNOWN = ("input_ids", "attention_mask", "position_ids")
+
+
+def check(artifact: Artifact) -> None:
+    """See :class:`qexport.layouts.Layout`.
+
+    Raises:
+        ContractError: the graph has other inputs and outputs than a decoder of qexport.
+        UnsupportedHere: its cache is of a type that numpy has not.
+    """
+    _require_decoder(artifact.onnx_path, read_interface(artifact.onnx_path))
+
+
+def write(request: Request, folder: Path) -> Laid:
+    """Fill a model repository: ``NAME`` is the graph, ``NAME_generate`` the Python model that generates with it.
+
+    Raises:
+        InputError: a name of which nothing is left that can be a model's.
+        UnsupportedHere: see :func:`check`.
+        ContractError: see :func:`check`.
+    """
+    (artifact,) = request.artifacts
+    name = model_name(request.name)
+    generating = f"{name}{GENERATE}"
+    interface = read_interface(artifact.onnx_path)
+    _require_decoder(artifact.onnx_path, interface)
+    source = source_of(artifact)
+    code = folder / generating / "1"
+    code.mkdir(parents=True)
+    shutil.copyfile(_MODEL_CODE, code / "model.py")
+    refused = _settle_tokenizer(artifact, code)
+    generation = Generation(
+        padding="right" if artifact.manifest.exporter == "fused-cuda" else "left",
+        stop_ids=stop_ids(artifact.path, load_tokenizer(source)),
+        context_length=source.context_length,
+        tokenizer=not refused,
+    )
+    tokens = min(WARM_UP_TOKENS, source.context_length - 1)
+    gpu = runs_on_gpu(artifact)
+    copy_model(artifact, folder / name / "1" / ONNX_NAME)
+    graph = graph_config(name, interface, max_batch=MAX_BATCH, gpu=gpu, warm_up_tokens=tokens)
+    _write_config(folder / name, graph)
+    _write_config(folder / generating, generate_config(generating, name, interface, generation, max_batch=MAX_BATCH))
+    _write_warm_up(folder / name, tokens)
+    return Laid(
+        models=(f"{name}/1/{ONNX_NAME}",),
+        changes={
+            f"{name}/{CONFIG}": f"the graph for the ONNX Runtime backend on the {'GPU' if gpu else 'CPU'}",
+            f"{generating}/{CONFIG}": f"greedy generation from token ids{' only: ' + refused if refused else ' or text'}",
+        },
+    )
+
+
+def model_name(name: str) -> str:
+    """A name as clients type it into an address: letters, digits and ``. _ -``, other characters made into ``-``.
+
+    Raises:
+        InputError: nothing is left of it.
+    """
+    kept = _NO_NAME.sub("-", name).strip("-")
+    if not kept:
+        raise InputError(f"{name}: no letter or digit to call the model by; rename the artifact's folder")
+    return kept
+
+
+def runs_on_gpu(artifact: Artifact) -> bool:
+    """Whether an artifact was made for a GPU."""
+    return artifact.manifest.settings.get("target") in _GPU_TARGETS
+
+
+def _require_decoder(path: Path, interface: Interface) -> None:
+    past = [name for name in interface.inputs if name.startswith(PAST)]
+    if unknown := sorted(set(interface.inputs) - {*_KNOWN, *past}):
+        raise ContractError(f"{path}: it asks for {unknown[0]}, which a decoder of qexport has not; export it again")
+    if not past or set(interface.outputs) != {"logits", *(name.replace(PAST, PRESENT, 1) for name in past)}:
+        raise ContractError(f"{path}: its outputs are not logits and a present for each past; export it again")
+    for name, tensor in (interface.inputs | interface.outputs).items():
+        if tensor.dtype not in TYPES:
+            raise UnsupportedHere(
+                f"{path}: {name} is {tensor.dtype}, which models in Triton's Python backend cannot hold as numpy; take fp16"
+            )
+        if not tensor.shape or isinstance(tensor.shape[0], int):
+            raise ContractError(f"{path}: {name} has no batch of any size in front; export it again")
+
+
+def _settle_tokenizer(artifact: Artifact, folder: Path) -> str:
+    """Put a tokenizer that encodes as transformers does beside the model's code; why not, where there can be none."""
+    with tempfile.TemporaryDirectory() as beside:
+        settled = Path(beside) / TOKENIZER
+        if (artifact.path / TOKENIZER).is_file():
+            shutil.copyfile(artifact.path / TOKENIZER, settled)
+        try:
+            settle(artifact, settled.parent)
+        except UnsupportedHere:
+            return "the model's tokenizer exists in Python only"
+        shutil.copyfile(settled, folder / TOKENIZER)
+        return ""
+
+
+def _write_config(folder: Path, config: Message) -> None:
+    (folder / CONFIG).write_text(text(config), encoding="utf-8", newline="\n")
+
+
+def _write_warm_up(folder: Path, tokens: int) -> None:
+    (folder / "warmup").mkdir()
+    for name, count in warm_up_files(tokens).items():
+        (folder / "warmup" / name).write_bytes(np.ones(count, "<i8").tobytes())
+
+
+LAYOUT = Layout(
+    runtime="Triton Inference Server",
+    check=check,
+    write=write,
+    proved={"nvidia-pytriton": "0.7.0", "tritonclient": "2.73.0", "onnxruntime": "1.31.1"},
+)

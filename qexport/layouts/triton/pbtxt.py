@@ -1,0 +1,53 @@
+"""Protobuf's text format, as far as a model configuration needs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+
+class Name(str):
+    """A value of an enumeration, which stands without quotes."""
+
+    __slots__ = ()
+
+
+Scalar = str | int | bool | Name
+Message = Mapping[str, "Scalar | Message | Sequence[Scalar] | Sequence[Message]"]
+"""Fields in order. A repeated field is a sequence; an empty one is left out."""
+
+
+def text(message: Message) -> str:
+    """A message as text.
+
+    >>> text({"name": "m", "input": [{"data_type": Name("TYPE_INT64"), "dims": [-1]}]})
+    'name: "m"\\ninput {\\n  data_type: TYPE_INT64\\n  dims: [-1]\\n}\\n'
+    """
+    return "".join(f"{line}\n" for line in _lines(message, ""))
+
+
+def _lines(message: Message, indent: str) -> Iterator[str]:
+    for field, value in message.items():
+        if isinstance(value, Mapping):
+            yield from _block(field, value, indent)
+        elif isinstance(value, str | int):
+            yield f"{indent}{field}: {_scalar(value)}"
+        elif value and not isinstance(value[0], Mapping):
+            yield f"{indent}{field}: [{', '.join(_scalar(item) for item in value)}]"
+        else:
+            for item in value:
+                yield from _block(field, item, indent)
+
+
+def _block(field: str, message: Message, indent: str) -> Iterator[str]:
+    yield f"{indent}{field} {{"
+    yield from _lines(message, f"{indent}  ")
+    yield f"{indent}}}"
+
+
+def _scalar(value: Scalar) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | Name):
+        return str(value)
+    return json.dumps(value)  # quotes and escapes of JSON are among those of the text format

@@ -1,0 +1,160 @@
+"""Requests in OpenAI's form: what is read, what may be there with one value only, and the words of a refusal.
+
+A setting is heeded, or has no effect on greedy text, or is refused: none is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from qexport.errors import near_names
+
+_GREEDY = "text is generated greedily here"
+_ONLY: Mapping[str, tuple[tuple[object, ...], str]] = {
+    "temperature": ((0,), _GREEDY),
+    "top_p": ((1,), _GREEDY),
+    "top_k": ((-1, 1), _GREEDY),
+    "n": ((1,), "a prompt has one greedy answer"),
+    "best_of": ((1,), "a prompt has one greedy answer"),
+    "presence_penalty": ((0,), "no logit is changed here"),
+    "frequency_penalty": ((0,), "no logit is changed here"),
+    "logit_bias": (({},), "no logit is changed here"),
+    "logprobs": ((False,), "probabilities are not given out"),
+    "top_logprobs": ((), "probabilities are not given out"),
+    "echo": ((False,), "the prompt is not repeated"),
+    "suffix": (("",), "text is continued and not filled in"),
+    "stop": (([],), "an answer ends at the model's own end, or after max_tokens"),
+    "tools": (([],), "tools are not called"),
+    "tool_choice": (("none",), "tools are not called"),
+    "functions": (([],), "tools are not called"),
+    "response_format": (({"type": "text"},), "the form of an answer is not enforced"),
+    "modalities": ((["text"],), "answers are text"),
+    "store": ((False,), "nothing is kept"),
+}
+"""Settings that may be given with these values, or null, and why with no other."""
+_WITHOUT_EFFECT = frozenset({"seed", "user", "metadata", "safety_identifier", "service_tier", "prompt_cache_key"})
+"""Fields that change no greedy text, whatever they say."""
+
+
+class Refused(Exception):
+    """A request that is not answered, with the words and the status that its sender gets."""
+
+    def __init__(self, message: str, *, status: int = 400, field: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message, self.status, self.field, self.code = message, status, field, code
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """In OpenAI's form."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.field, "code": self.code}}
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class StreamOptions(_Form):
+    include_usage: bool = False
+    include_obfuscation: Literal[False] = False
+
+
+class _Request(_Form):
+    model: str
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    return_token_ids: bool = False
+    """vLLM's extension: the ids of the answer beside its text."""
+
+
+class CompletionRequest(_Request):
+    prompt: str | list[int] | list[str] | list[list[int]]
+    max_tokens: int | None = Field(default=None, ge=1)
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """One or many, as a list."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        ids = [each for each in self.prompt if isinstance(each, int)]
+        return [ids] if ids else [each for each in self.prompt if not isinstance(each, int)]
+
+
+class _Part(_Form):
+    type: Literal["text"]
+    text: str
+
+
+class _Message(_Form):
+    role: str
+    content: str | list[_Part]
+    name: str | None = None
+
+
+class ChatRequest(_Request):
+    messages: list[_Message] = Field(min_length=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+
+    @property
+    def most(self) -> int | None:
+        """Most new tokens; ``max_tokens`` is the older name."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def plain(self) -> list[dict[str, str]]:
+        """The messages as templates know them, their parts joined."""
+        return [
+            {
+                "role": message.role,
+                "content": message.content
+                if isinstance(message.content, str)
+                else "".join(part.text for part in message.content),
+            }
+            | ({"name": message.name} if message.name is not None else {})
+            for message in self.messages
+        ]
+
+
+_Kind = TypeVar("_Kind", bound=_Request)
+
+
+def parse(kind: type[_Kind], body: bytes) -> _Kind:
+    """Read a request.
+
+    Raises:
+        Refused: it is no JSON, lacks a field, or asks for what is not served.
+    """
+    try:
+        given = json.loads(body)
+    except ValueError as error:
+        raise Refused(f"the body is not JSON ({error})") from error
+    if not isinstance(given, dict):
+        raise Refused("the body is not a JSON object")
+    asked = {}
+    for name, value in given.items():
+        if name in _WITHOUT_EFFECT or (value is None and name in _ONLY):
+            continue
+        if name not in _ONLY:
+            asked[name] = value
+            continue
+        allowed, reason = _ONLY[name]
+        # False is 0 to Python and not to a client: `logprobs: 0` asks for some.
+        if not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in allowed):
+            instead = f"give {json.dumps(allowed[0])}, or leave it out" if allowed else "leave it out"
+            raise Refused(f"{name} {json.dumps(value)} is not served: {reason}; {instead}", field=name)
+    if unknown := [name for name in asked if name not in kind.model_fields]:
+        known = [*kind.model_fields, *_ONLY, *_WITHOUT_EFFECT]
+        raise Refused(f"{unknown[0]} is not known here; {near_names(unknown[0], known)}", field=unknown[0])
+    try:
+        # Null is what clients send for a field that was not given.
+        return kind.model_validate({name: value for name, value in asked.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = str(first["loc"][0])
+        said = "must be a string, a list of ids, or a list of strings or of lists of ids" if place == "prompt" else ""
+        raise Refused(f"{place}: {said or first['msg']}", field=place) from error

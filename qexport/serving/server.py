@@ -1,0 +1,136 @@
+"""Load an artifact, make sure that it runs as its manifest says, and serve it until a signal ends it."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qexport.artifact import load_artifact
+from qexport.errors import ContractError, InputError, UnsupportedHere
+from qexport.runtime import open_session
+from qexport.serving.chat import load_template
+from qexport.serving.tokens import Tokens
+from qexport.serving.worker import Worker
+from qexport.serving.writing import Writer, read_limits
+
+if TYPE_CHECKING:
+    from qexport.artifact import Artifact
+    from qexport.runtime import Provider
+    from qexport.serving.app import Served
+
+_LIBRARIES = ("jinja2", "starlette", "tokenizers", "uvicorn")
+_READ = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+_INSTEAD = {"bnb-nf4": "nf4", "bnb-fp4": "fp4", "bnb-int8": "int8-dynamic"}
+"""The ONNX recipe of the same grid, for those of bitsandbytes."""
+_GRACE_S = 8
+"""For requests under way once the server is to end; `docker stop` kills after ten."""
+
+
+def serve(
+    path: Path,
+    *,
+    host: str,
+    port: int,
+    provider: Provider,
+    threads: int | None,
+    ready: Callable[[Served, str], None],
+) -> None:
+    """Serve an artifact; returns once SIGINT or SIGTERM has ended it, and the requests under way with it.
+
+    Args:
+        path: the artifact's folder, whose files are hashed again.
+        host: address to listen on.
+        port: 0 takes any that is free.
+        provider: the execution provider that must run it.
+        threads: for the runtime; None takes every processor this process may use.
+        ready: told what is served and its URL, once it has generated a token and listens.
+
+    Raises:
+        InputError: no artifact, or one without what a server needs.
+        ContractError: a file was altered or added, or other kernels run than the manifest names.
+        UnsupportedHere: a library is missing, the artifact needs PyTorch, or the address cannot be had.
+        ProviderUnavailable: the provider is not there.
+    """
+    _require_libraries()
+    import uvicorn
+
+    from qexport.serving.app import build_app
+
+    listening = _listen(host, port)
+    try:
+        served = load(path, provider=provider, threads=threads)
+        config = uvicorn.Config(
+            build_app(served),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=_GRACE_S,
+        )
+        bound, actual = listening.getsockname()[:2]
+        ready(served, f"http://{f'[{bound}]' if ':' in bound else bound}:{actual}")
+        try:
+            uvicorn.Server(config).run(sockets=[listening])
+        except KeyboardInterrupt:
+            pass  # the signal that ended it, raised again behind its last request
+        finally:
+            served.worker.close()
+    finally:
+        listening.close()
+
+
+def load(path: Path, *, provider: Provider, threads: int | None) -> Served:
+    """An artifact that has been checked and has generated a token; see :func:`serve` for the errors."""
+    _require_libraries()
+    from qexport.serving.app import Served
+
+    artifact = load_artifact(path, verify=True)
+    if artifact.manifest.kind == "torch":
+        recipe = artifact.manifest.recipe
+        instead = f"take the recipe {_INSTEAD[recipe]}" if recipe in _INSTEAD else "export the model to ONNX"
+        raise UnsupportedHere(f"{path}: {recipe} runs in PyTorch, which this server does without; {instead}")
+    _require_named(artifact)
+    tokens = Tokens(path)
+    template = load_template(path, tokens)
+    limits = read_limits(artifact, tokens.end)
+    session = open_session(artifact, provider=provider, threads=threads, observe="kernels")
+    worker = Worker(Writer(artifact, session, limits))
+    worker.first_token()
+    return Served(artifact=artifact, session=session, tokens=tokens, template=template, limits=limits, worker=worker)
+
+
+def _require_named(artifact: Artifact) -> None:
+    """Make sure that what is read has been hashed: a file laid beside an artifact would decide what it answers."""
+    named = {info.path for info in artifact.manifest.files}
+    for name in _READ:
+        if name not in named and (artifact.path / name).exists():
+            raise ContractError(
+                f"{artifact.path / name}: lies there and is not in the manifest; remove it, or put it beside the model and "
+                "export again"
+            )
+
+
+def _require_libraries() -> None:
+    missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UnsupportedHere(f"qexport serve: {', '.join(missing)} not installed; pip install 'qexport[serve]'")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"--host {host} --port {port}: cannot listen there ({reason}); choose another") from error

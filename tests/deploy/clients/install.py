@@ -1,0 +1,69 @@
+"""Install the clients that artifacts are deployed to, each apart from qexport and from each other: `make test-deploy`.
+
+``NAME.txt`` beside this file is a pip requirements file, which gets a virtual environment; ``NAME/package.json`` with its lock
+is a Node project. A client that cannot be installed is noted with the reason and told, and its tests are skipped with it.
+
+    python tests/deploy/clients/install.py            all of them
+    python tests/deploy/clients/install.py genai      one
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CLIENTS = Path(os.environ.get("QEXPORT_CLIENTS", HERE.parents[2] / ".clients"))
+NOTE = "client.json"
+"""Beside what was installed: the digest of what was asked, and the reason where it failed."""
+
+
+def main(names: list[str]) -> None:
+    known = {path.stem for path in HERE.glob("*.txt")} | {path.parent.name for path in HERE.glob("*/package.json")}
+    if unknown := sorted(set(names) - known):
+        sys.exit(f"no such client: {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    for name in names or sorted(known):
+        reason = install(name)
+        print(f"{name}: {f'could not be installed: {reason}' if reason else 'installed'}", flush=True)
+
+
+def install(name: str) -> str:
+    """Install one client unless it is there as asked; the reason where that fails, or nothing."""
+    python_file, node = HERE / f"{name}.txt", HERE / name
+    sources = [python_file] if python_file.is_file() else [node / "package.json", node / "package-lock.json"]
+    asked = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    folder = CLIENTS / name
+    note = folder / NOTE
+    if note.is_file() and json.loads(note.read_text()) == {"asked": asked, "reason": ""}:
+        return ""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        if python_file.is_file():
+            venv.create(folder, with_pip=True)
+            _run([folder / "bin" / "python", "-m", "pip", "install", "-q", "-r", python_file], folder)
+        else:
+            for source in sources:
+                shutil.copy(source, folder)
+            # Scripts would fetch CUDA libraries for onnxruntime-node; the CPU's are in the package.
+            _run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder)
+        reason = ""
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+        reason = next((line for line in reversed(said) if "error" in line.lower()), said[-1])
+    note.write_text(json.dumps({"asked": asked, "reason": reason}))
+    return reason
+
+
+def _run(command: list[str | Path], folder: Path) -> None:
+    subprocess.run(command, check=True, cwd=folder, capture_output=True, text=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
