@@ -38,7 +38,7 @@ $(VENV)/.installed: $(INPUTS) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: $(INPUTS) | $(BIN)/python
-	$(BIN)/python -m pip install -c constraints.txt -e '.[cpu,inc,eval,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[cpu,inc,eval,serve,dev]'
 	@touch $(VENV)/.installed $@
 
 ## run     set up, then take the bundled model through the table; the report is written to runs/
@@ -50,7 +50,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore=tests/deploy $(PYTEST_ARGS)
 
 ## test-deploy  install the clients that artifacts are deployed to, each apart, and prove every target with them
-test-deploy: export QEXPORT_CLIENTS = $(CLIENTS)
+test-deploy: export QEXPORT_CLIENTS = $(abspath $(CLIENTS))
 test-deploy: $(VENV)/.installed-dev
 	$(BIN)/python tests/deploy/clients/install.py
 	$(BIN)/python -m pytest -q -n auto --dist worksteal tests/deploy $(PYTEST_ARGS)
@@ -74,7 +74,7 @@ bench: $(VENV)/.installed
 
 $(GPU_VENV)/.installed-gpu: $(INPUTS)
 	$(MAKE) VENV=$(GPU_VENV) $(GPU_VENV)/bin/python
-	$(GPU_VENV)/bin/python -m pip install -c constraints.txt -e '.[gpu,inc,eval,dev]'
+	$(GPU_VENV)/bin/python -m pip install -c constraints.txt -e '.[gpu,inc,eval,serve,dev]'
 	@touch $@
 
 ## gpu     what needs a CUDA device: its tests, then every published table; the reports are written to docs/results/gpu

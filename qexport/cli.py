@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from qexport.pipeline import Plan, Trust
     from qexport.record import Measurement
     from qexport.selection import Selector
+    from qexport.serving.app import Served
     from qexport.verdict import GateReport
 
 app = typer.Typer(
@@ -496,7 +497,12 @@ def deploy(
     ] = False,
     demo: Annotated[bool, typer.Option("--demo", help="transformersjs: a web page beside the model.")] = False,
     storage_uri: Annotated[
-        str, typer.Option("--storage-uri", metavar="URI", help="kserve: where the cluster finds the folder.")
+        str,
+        typer.Option(
+            "--storage-uri",
+            metavar="URI",
+            help="kserve: where the cluster finds the folder: s3://, gs://, pvc://, hf://.",
+        ),
     ] = "",
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -516,6 +522,21 @@ def deploy(
             overwrite=overwrite,
         )
         _print_deployment(made, output, as_json=as_json)
+
+
+@app.command()
+def serve(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder made by export or quantize.")],
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8000,
+    provider: ProviderOption = "cpu",
+    threads: ThreadsOption = None,
+) -> None:
+    """Serve an artifact by OpenAI's HTTP interface: greedy text, on ONNX Runtime alone."""
+    with _errors("interrupted"):
+        from qexport.serving.server import serve as run
+
+        run(artifact, host=host, port=port, provider=provider, threads=threads, ready=_print_served)
 
 
 @app.command()
@@ -735,6 +756,12 @@ def _print_deployment(made: Deployment, folder: Path, *, as_json: bool) -> None:
     for info in made.files:
         told = info.change or f"{info.of}, byte for byte"
         console.print(f"  {info.path}  {info.size_bytes:,} bytes, {told}", highlight=False)
+
+
+def _print_served(served: Served, url: str) -> None:
+    manifest, session = served.artifact.manifest, served.session
+    where = f"{session.device or session.provider}, {session.threads} threads"
+    typer.echo(f"serving {served.model} ({manifest.recipe}, {session.runtime}, {where}) at {url}", err=True)
 
 
 def _print_push(found: PushReport, folder: Path | None) -> None:

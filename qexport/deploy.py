@@ -10,7 +10,7 @@ from qexport.artifact import DEPLOYMENT, MANIFEST_NAME, Artifact, kind_of, load_
 from qexport.deployment import Deployment, Target, read_deployment, write_deployment
 from qexport.errors import InputError
 from qexport.evidence import evidence
-from qexport.layouts import Layout, Request, genai, optimum, transformersjs
+from qexport.layouts import Layout, Request, genai, kserve, optimum, transformersjs, triton
 from qexport.layouts.tokenizer import require_chat_template
 from qexport.twins import require_onnx
 
@@ -18,6 +18,8 @@ LAYOUTS: Mapping[Target, Layout] = {
     "optimum": optimum.LAYOUT,
     "genai": genai.LAYOUT,
     "transformersjs": transformersjs.LAYOUT,
+    "triton": triton.LAYOUT,
+    "kserve": kserve.LAYOUT,
 }
 
 

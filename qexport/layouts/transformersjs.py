@@ -12,6 +12,8 @@ from qexport.errors import InputError, UnsupportedHere
 from qexport.layouts import Laid, Layout, Request
 from qexport.layouts.files import copy_model, copy_side_files, has_data
 from qexport.layouts.interface import read_interface
+from qexport.layouts.last_logits import NAME as NUM_LOGITS
+from qexport.layouts.last_logits import keep_last_logits
 from qexport.layouts.padding import require_left
 from qexport.layouts.tokenizer import settle
 
@@ -93,8 +95,10 @@ def write(request: Request, folder: Path) -> Laid:
     models = []
     for dtype, artifact in by_dtype.items():
         name = f"onnx/model{_SUFFIXES[dtype]}.onnx"
-        if told := copy_model(artifact, folder / name, data=f"{Path(name).name}_data"):
-            changes[name] = told
+        told = [copy_model(artifact, folder / name, data=f"{Path(name).name}_data")]
+        if keep_last_logits(folder / name):
+            told.append(f"takes {NUM_LOGITS}, by a Slice before its head: a prompt's logits need not all be computed")
+        changes[name] = " and ".join(filter(None, told))
         models.append(name)
     changes[_CONFIG] = _declare(folder / _CONFIG, by_dtype)
     if request.demo:
@@ -117,7 +121,7 @@ def _write_demo(request: Request, folder: Path, dtypes: list[str]) -> dict[str, 
     for name in _DEMO:
         with resources.as_file(source / name) as path:
             shutil.copyfile(path, folder / name)
-    settings = {"name": request.name, "dtypes": dtypes, "chat": request.chat}
+    settings = {"dtypes": dtypes, "chat": request.chat}
     (folder / "demo.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     return dict.fromkeys((*_DEMO, "demo.json"), "written for the demo page")
 

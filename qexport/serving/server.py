@@ -15,6 +15,7 @@ from qexport.serving.chat import load_template
 from qexport.serving.tokens import Tokens
 from qexport.serving.worker import Worker
 from qexport.serving.writing import Writer, read_limits
+from qexport.twins import require_onnx
 
 if TYPE_CHECKING:
     from qexport.artifact import Artifact
@@ -30,8 +31,6 @@ _READ = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
-_INSTEAD = {"bnb-nf4": "nf4", "bnb-fp4": "fp4", "bnb-int8": "int8-dynamic"}
-"""The ONNX recipe of the same grid, for those of bitsandbytes."""
 _GRACE_S = 8
 """For requests under way once the server is to end; `docker stop` kills after ten."""
 
@@ -96,10 +95,7 @@ def load(path: Path, *, provider: Provider, threads: int | None) -> Served:
     from qexport.serving.app import Served
 
     artifact = load_artifact(path, verify=True)
-    if artifact.manifest.kind == "torch":
-        recipe = artifact.manifest.recipe
-        instead = f"take the recipe {_INSTEAD[recipe]}" if recipe in _INSTEAD else "export the model to ONNX"
-        raise UnsupportedHere(f"{path}: {recipe} runs in PyTorch, which this server does without; {instead}")
+    require_onnx(artifact, "to serve")
     _require_named(artifact)
     tokens = Tokens(path)
     template = load_template(path, tokens)

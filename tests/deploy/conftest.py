@@ -23,9 +23,6 @@ BUILDS = {
     "w4": {"recipe_name": "w4a16-rtn"},
     "w4-web": {"recipe_name": "w4a16-rtn", "options": {"target": "web"}},
     "fp16": {"recipe_name": "fp16"},
-    "int8-dynamic": {"recipe_name": "int8-dynamic", "options": {"engine": "ort"}},
-    "bf16": {"recipe_name": "bf16"},
-    "fp8": {"recipe_name": "fp8"},
 }
 """What the artifacts of :func:`case` are made by."""
 

@@ -30,7 +30,7 @@ from tests.deploy.proof import NEW_TOKENS, PROGRAMS, TEXTS, ask
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 MODELS = ("stories260K", "reference")
 NAMES = ("fp32", "int8", "w4", "fp16")
-RIGHT = "padded-on-the-right"
+RIGHT, WRONG = "padded-on-the-right", "padded-on-the-wrong-side"
 ORPHAN = "orphan"
 """Whose graph is not there."""
 TRITON = {"FLOAT": "TYPE_FP32", "FLOAT16": "TYPE_FP16", "INT64": "TYPE_INT64"}
@@ -52,6 +52,9 @@ def repository(artifact, fp32, tmp_path_factory):
         for name in NAMES:
             lay(artifact(model, name), f"{model}-{name}", folder)
     lay(fp32("llama", "fused-cuda").path, RIGHT, folder)
+    lay(fp32("llama", "fused-cuda").path, WRONG, folder)
+    config = folder / f"{WRONG}_generate" / CONFIG
+    config.write_text(config.read_text().replace('"right"', '"left"'))
     lay(artifact("reference", "fp32"), ORPHAN, folder)
     shutil.rmtree(folder / ORPHAN)
     (folder / "qexport.json").write_text("{}")  # as beside every deployment
@@ -178,6 +181,8 @@ def test_a_graph_that_takes_padding_on_the_right_gets_it_there(answers, fp32):
     wanted = generate(decoder, ids, mask, new_tokens=NEW_TOKENS).tokens.tolist()
     (found,) = answers(one(RIGHT, input_ids=ids.tolist(), attention_mask=mask.tolist(), stop_ids=[]))
     assert found == {"rows": wanted, "texts": [], "error": ""}
+    (wrong,) = answers(one(WRONG, input_ids=ids.tolist(), attention_mask=mask.tolist(), stop_ids=[]))
+    assert wrong["rows"] != wanted
     alone = [answers(one(RIGHT, input_ids=[prompt], stop_ids=[]))[0]["rows"][0] for prompt in prompts]
     assert alone == wanted
 
@@ -264,7 +269,7 @@ def test_warm_up_ran_a_prompt_and_a_step(server):
 
 def test_configurations_are_what_the_servers_protobuf_reads_and_the_graph_has(client, repository):
     paths = sorted(repository.glob(f"*/{CONFIG}"))
-    assert len(paths) == 2 * (len(MODELS) * len(NAMES) + 1) + 1
+    assert len(paths) == 2 * (len(MODELS) * len(NAMES) + 2) + 1
     found = ask(
         [client("triton") / "bin" / "python", PROGRAMS / "triton_config.py"], {"paths": [str(path) for path in paths]}
     )["configs"]

@@ -25,7 +25,10 @@ def config_of(folder, name):
 
 
 def parameters(config):
-    return {key: json.loads(f'"{value}"') for key, value in re.findall(r'key: "(\w+)"\n.*\n +string_value: "(.*)"\n', config)}
+    return {
+        key: json.loads(f'"{value}"')
+        for key, value in re.findall(r'key: "(\w+)"\n.*\n +string_value: "(.*)"\n', config)
+    }
 
 
 def with_settings(artifact, **settings):
@@ -64,7 +67,9 @@ def test_inputs_and_outputs_are_the_graphs_own_behind_the_batch(fp32, tmp_path, 
     config = config_of(tmp_path, "tiny")
     interface = read_interface(fp32("gpt2", exporter).onnx_path)
     for kind, tensors in (("input", interface.inputs), ("output", interface.outputs)):
-        blocks = re.findall(rf'^{kind} {{\n  name: "(.*)"\n  data_type: (\w+)\n  dims: \[(.*)\]\n}}', config, re.MULTILINE)
+        blocks = re.findall(
+            rf'^{kind} {{\n  name: "(.*)"\n  data_type: (\w+)\n  dims: \[(.*)\]\n}}', config, re.MULTILINE
+        )
         assert [name for name, _, _ in blocks] == list(tensors)
         for name, data_type, dims in blocks:
             assert data_type == ("TYPE_INT64" if name.endswith(("_ids", "_mask")) else "TYPE_FP32")
@@ -144,7 +149,9 @@ def test_a_graph_for_one_batch_size_is_refused(fp32, tmp_path):
         LAYOUT.check(rewritten(fp32("llama"), tmp_path, fix_batch))
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("w4", "w4"), ("int8 static/all", "int8-static-all"), (".a_b.c", "a_b.c")])
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("w4", "w4"), ("int8 static/all", "int8-static-all"), (".a_b.c", "a_b.c")]
+)
 def test_names_hold_what_an_address_can(name, wanted):
     assert model_name(name) == wanted
 
@@ -156,4 +163,6 @@ def test_a_name_without_letters_is_refused():
 
 def test_protobuf_text_nests_repeats_and_quotes():
     message = {"name": 'a "b"\n', "dims": [4, -1], "none": [], "input": [{"kind": Name("KIND_CPU"), "on": True}, {}]}
-    assert text(message) == 'name: "a \\"b\\"\\n"\ndims: [4, -1]\ninput {\n  kind: KIND_CPU\n  on: true\n}\ninput {\n}\n'
+    assert (
+        text(message) == 'name: "a \\"b\\"\\n"\ndims: [4, -1]\ninput {\n  kind: KIND_CPU\n  on: true\n}\ninput {\n}\n'
+    )

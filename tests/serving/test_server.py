@@ -227,7 +227,7 @@ def _until(holds, *, seconds=20):
 
 def test_an_artifact_of_bitsandbytes_is_refused_with_the_recipe_to_take(tiny, tmp_path):
     made = pipeline.quantize(str(tiny("llama")), tmp_path / "nf4", recipe_name="bnb-nf4")
-    with pytest.raises(UnsupportedHere, match=r"bnb-nf4 runs in PyTorch.*take the recipe nf4"):
+    with pytest.raises(UnsupportedHere, match=r"bnb-nf4 runs in PyTorch.*--recipe nf4"):
         server.load(made.path, provider="cpu", threads=1)
 
 

@@ -47,9 +47,12 @@ def by_torch(folder, prompt, new_tokens):
     return found[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "mistral", "phi3"])
-def test_a_batch_of_unlike_lengths_gets_the_tokens_of_torch(fp32, tiny, name):
-    tokens, ends = write(fp32(name), PROMPTS)
+@pytest.mark.parametrize(
+    ("name", "exporter"),
+    [("gpt2", "fused"), ("gpt2", "optimum"), ("llama", "fused"), ("llama", "fused-cuda"), ("phi3", "fused")],
+)
+def test_a_batch_of_unlike_lengths_gets_the_tokens_of_torch(fp32, tiny, name, exporter):
+    tokens, ends = write(fp32(name, exporter), PROMPTS)
     assert tokens == [by_torch(tiny(name), prompt, 20) for prompt in PROMPTS]
     assert ends == ["length"] * 3
 

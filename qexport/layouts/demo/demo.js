@@ -39,7 +39,8 @@ function showFacts() {
   const bytes = files.reduce((sum, file) => sum + file.size_bytes, 0);
   const { recipe, engine, model: source, quantized } = artifact.manifest;
   const made = quantized.length ? `, ${quantized.length} weights quantized` : "";
-  $("recipe").textContent = `${source.name} as ${recipe}${engine ? ` by ${engine}` : ""}${made}`;
+  $("name").textContent = document.title = source.name;
+  $("recipe").textContent = `${recipe}${engine ? ` by ${engine}` : ""}${made}`;
   $("size").textContent = `${(bytes / 1e6).toPrecision(3)} MB`;
   showEvidence(artifact.evidence, recipe);
 }
@@ -147,7 +148,6 @@ $("dtype").addEventListener("change", () => guarded(async () => (showFacts(), aw
 
 guarded(async () => {
   [manifest, settings] = await Promise.all([read("qexport.json"), read("demo.json")]);
-  $("name").textContent = document.title = settings.name;
   $("dtype").replaceChildren(...settings.dtypes.map((dtype) => new Option(dtype)));
   $("choice").hidden = settings.dtypes.length < 2;
   showFacts();

@@ -67,7 +67,7 @@ def write(request: Request, folder: Path) -> Laid:
     code = folder / generating / "1"
     code.mkdir(parents=True)
     shutil.copyfile(_MODEL_CODE, code / "model.py")
-    refused = _settle_tokenizer(artifact, code)
+    refused, settled = _settle_tokenizer(artifact, code)
     generation = Generation(
         padding="right" if artifact.manifest.exporter == "fused-cuda" else "left",
         stop_ids=stop_ids(artifact.path, load_tokenizer(source)),
@@ -76,18 +76,17 @@ def write(request: Request, folder: Path) -> Laid:
     )
     tokens = min(WARM_UP_TOKENS, source.context_length - 1)
     gpu = runs_on_gpu(artifact)
+    changes = settled | {f"{generating}/1/model.py": "generates with the graph, in Triton's Python backend"}
     copy_model(artifact, folder / name / "1" / ONNX_NAME)
     graph = graph_config(name, interface, max_batch=MAX_BATCH, gpu=gpu, warm_up_tokens=tokens)
     _write_config(folder / name, graph)
     _write_config(folder / generating, generate_config(generating, name, interface, generation, max_batch=MAX_BATCH))
-    _write_warm_up(folder / name, tokens)
-    return Laid(
-        models=(f"{name}/1/{ONNX_NAME}",),
-        changes={
-            f"{name}/{CONFIG}": f"the graph for the ONNX Runtime backend on the {'GPU' if gpu else 'CPU'}",
-            f"{generating}/{CONFIG}": f"greedy generation from token ids{' only: ' + refused if refused else ' or text'}",
-        },
+    changes |= _write_warm_up(folder, name, tokens)
+    changes[f"{name}/{CONFIG}"] = f"the graph for the ONNX Runtime backend on the {'GPU' if gpu else 'CPU'}"
+    changes[f"{generating}/{CONFIG}"] = (
+        f"greedy generation from token ids{' only: ' + refused if refused else ' or text'}"
     )
+    return Laid(models=(f"{name}/1/{ONNX_NAME}",), changes=changes)
 
 
 def model_name(name: str) -> str:
@@ -113,7 +112,7 @@ def _require_decoder(path: Path, interface: Interface) -> None:
         raise ContractError(f"{path}: it asks for {unknown[0]}, which a decoder of qexport has not; export it again")
     if not past or set(interface.outputs) != {"logits", *(name.replace(PAST, PRESENT, 1) for name in past)}:
         raise ContractError(f"{path}: its outputs are not logits and a present for each past; export it again")
-    for name, tensor in (interface.inputs | interface.outputs).items():
+    for name, tensor in {**interface.inputs, **interface.outputs}.items():
         if tensor.dtype not in TYPES:
             raise UnsupportedHere(
                 f"{path}: {name} is {tensor.dtype}, which models in Triton's Python backend cannot hold as numpy; take fp16"
@@ -122,28 +121,37 @@ def _require_decoder(path: Path, interface: Interface) -> None:
             raise ContractError(f"{path}: {name} has no batch of any size in front; export it again")
 
 
-def _settle_tokenizer(artifact: Artifact, folder: Path) -> str:
-    """Put a tokenizer that encodes as transformers does beside the model's code; why not, where there can be none."""
+def _settle_tokenizer(artifact: Artifact, folder: Path) -> tuple[str, dict[str, str]]:
+    """Put a tokenizer that encodes as transformers does beside the model's code.
+
+    Returns:
+        Why not, where there can be none, and what was changed of the artifact's, by path in the repository.
+    """
     with tempfile.TemporaryDirectory() as beside:
         settled = Path(beside) / TOKENIZER
         if (artifact.path / TOKENIZER).is_file():
             shutil.copyfile(artifact.path / TOKENIZER, settled)
         try:
-            settle(artifact, settled.parent)
+            changes = settle(artifact, settled.parent)
         except UnsupportedHere:
-            return "the model's tokenizer exists in Python only"
+            return "the model's tokenizer exists in Python only", {}
         shutil.copyfile(settled, folder / TOKENIZER)
-        return ""
+    place = f"{folder.parent.name}/{folder.name}/{TOKENIZER}"
+    return "", {place: changes[TOKENIZER]} if TOKENIZER in changes else {}
 
 
 def _write_config(folder: Path, config: Message) -> None:
     (folder / CONFIG).write_text(text(config), encoding="utf-8", newline="\n")
 
 
-def _write_warm_up(folder: Path, tokens: int) -> None:
-    (folder / "warmup").mkdir()
+def _write_warm_up(folder: Path, model: str, tokens: int) -> dict[str, str]:
+    (folder / model / "warmup").mkdir()
+    changes = {}
     for name, count in warm_up_files(tokens).items():
-        (folder / "warmup" / name).write_bytes(np.ones(count, "<i8").tobytes())
+        place = f"{model}/warmup/{name}"
+        (folder / place).write_bytes(np.ones(count, "<i8").tobytes())
+        changes[place] = "a mask of ones, for the warm-up"
+    return changes
 
 
 LAYOUT = Layout(

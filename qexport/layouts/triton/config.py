@@ -51,9 +51,7 @@ def graph_config(name: str, interface: Interface, *, max_batch: int, gpu: bool, 
     }
 
 
-def generate_config(
-    name: str, model: str, interface: Interface, generation: Generation, *, max_batch: int
-) -> Message:
+def generate_config(name: str, model: str, interface: Interface, generation: Generation, *, max_batch: int) -> Message:
     """Greedy generation in the Python backend: a response for each token of the batch."""
     cache = {name: tensor for name, tensor in interface.inputs.items() if name.startswith(PAST)}
     parameters = {

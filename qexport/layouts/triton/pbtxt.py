@@ -18,24 +18,25 @@ Message = Mapping[str, "Scalar | Message | Sequence[Scalar] | Sequence[Message]"
 
 
 def text(message: Message) -> str:
-    """A message as text.
+    r"""A message as text.
 
     >>> text({"name": "m", "input": [{"data_type": Name("TYPE_INT64"), "dims": [-1]}]})
-    'name: "m"\\ninput {\\n  data_type: TYPE_INT64\\n  dims: [-1]\\n}\\n'
+    'name: "m"\ninput {\n  data_type: TYPE_INT64\n  dims: [-1]\n}\n'
     """
     return "".join(f"{line}\n" for line in _lines(message, ""))
 
 
 def _lines(message: Message, indent: str) -> Iterator[str]:
     for field, value in message.items():
-        if isinstance(value, Mapping):
-            yield from _block(field, value, indent)
-        elif isinstance(value, str | int):
+        if isinstance(value, str | int):
             yield f"{indent}{field}: {_scalar(value)}"
-        elif value and not isinstance(value[0], Mapping):
-            yield f"{indent}{field}: [{', '.join(_scalar(item) for item in value)}]"
-        else:
-            for item in value:
+            continue
+        items = [value] if isinstance(value, Mapping) else value
+        scalars = [_scalar(item) for item in items if isinstance(item, str | int)]
+        if scalars:
+            yield f"{indent}{field}: [{', '.join(scalars)}]"
+        for item in items:
+            if isinstance(item, Mapping):
                 yield from _block(field, item, indent)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import yaml
 from kserve import constants, models
@@ -19,7 +20,8 @@ def main() -> None:
     for name in dir(models):
         setattr(client.models, name, getattr(models, name))  # KServe's are looked up among those of Kubernetes
     api = client.ApiClient()
-    service = api.deserialize(json.dumps(written), "V1beta1InferenceService", "application/json")
+    written["spec"]["predictor"]["model"].setdefault("name", "")  # as KServe's model has it by itself
+    service = api.deserialize(SimpleNamespace(data=json.dumps(written)), "V1beta1InferenceService")
     print(
         json.dumps(
             {

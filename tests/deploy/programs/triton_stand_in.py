@@ -49,6 +49,8 @@ class TritonPythonModel:
         outputs = self.session.run(self.outputs, feeds)
         parts = [np.split(output, np.cumsum(rows)[:-1]) for output in outputs]
         return [
-            pb_utils.InferenceResponse([pb_utils.Tensor(name, part[index]) for name, part in zip(self.outputs, parts)])
+            pb_utils.InferenceResponse(
+                [pb_utils.Tensor(name, part[index]) for name, part in zip(self.outputs, parts, strict=True)]
+            )
             for index in range(len(requests))
         ]

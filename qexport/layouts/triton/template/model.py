@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 
+Array = np.ndarray[Any, Any]
 _TYPES = {"TYPE_FP32": np.float32, "TYPE_FP16": np.float16}
 _UNFINISHED = "\ufffd"
 """What a tokenizer writes for the beginning of a character whose other bytes are in tokens to come."""
@@ -57,11 +58,11 @@ class TritonPythonModel:
         try:
             await self._send_tokens(request, sender)
         except Exception as error:  # noqa: BLE001 (one that goes by here would leave the client waiting for ever)
-            kind = pb_utils.TritonError.INVALID_ARG if isinstance(error, _RefusedError) else pb_utils.TritonError.INTERNAL
-            told = pb_utils.TritonError(str(error) or type(error).__name__, kind)
-            sender.send(
-                pb_utils.InferenceResponse(error=told), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+            kind = (
+                pb_utils.TritonError.INVALID_ARG if isinstance(error, _RefusedError) else pb_utils.TritonError.INTERNAL
             )
+            told = pb_utils.TritonError(str(error) or type(error).__name__, kind)
+            sender.send(pb_utils.InferenceResponse(error=told), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     async def _send_tokens(self, request: Any, sender: Any) -> None:
         prompts, mask, as_text = self._prompts(request)
@@ -76,7 +77,9 @@ class TritonPythonModel:
             )
         given = _given(request, "stop_ids")
         stop = self._stop_ids if given is None else given
-        texts = [_Text(self._tokenizer, row[kept == 1]) for row, kept in zip(prompts, mask)] if as_text else []
+        texts = (
+            [_Text(self._tokenizer, row[kept == 1]) for row, kept in zip(prompts, mask, strict=True)] if as_text else []
+        )
         ended = np.zeros(len(prompts), bool)
         made = 0
         async for latest in self._decoder.tokens(prompts, mask):
@@ -92,14 +95,14 @@ class TritonPythonModel:
             last = made == new_tokens or bool(ended.all())
             outputs = [pb_utils.Tensor("token_ids", told)]
             if as_text:
-                rows = [text.next(int(token), last=last) for text, token in zip(texts, told)]
+                rows = [text.next(int(token), last=last) for text, token in zip(texts, told, strict=True)]
                 outputs.append(pb_utils.Tensor("text_output", np.array([row.encode() for row in rows], object)))
             flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0
             sender.send(pb_utils.InferenceResponse(outputs), flags=flags)
             if last:
                 return
 
-    def _prompts(self, request: Any) -> tuple[np.ndarray, np.ndarray, bool]:
+    def _prompts(self, request: Any) -> tuple[Array, Array, bool]:
         """Token ids and mask ``[batch, length]``, and whether they came as text."""
         ids, mask, texts = (_given(request, name) for name in ("input_ids", "attention_mask", "text_input"))
         if (ids is None) == (texts is None):
@@ -111,7 +114,9 @@ class TritonPythonModel:
         elif mask is None:
             mask = np.ones_like(ids)
         if ids.shape != mask.shape:
-            raise _RefusedError(f"attention_mask is {list(mask.shape)} and input_ids is {list(ids.shape)}; make them alike")
+            raise _RefusedError(
+                f"attention_mask is {list(mask.shape)} and input_ids is {list(ids.shape)}; make them alike"
+            )
         if not np.isin(mask, (0, 1)).all() or not mask.any(axis=1).all():
             raise _RefusedError("attention_mask: each row needs ones for its tokens and zeros for padding, and a token")
         if not 0 < len(ids) <= self._max_batch:
@@ -120,7 +125,7 @@ class TritonPythonModel:
             raise _RefusedError(f"input_ids: a token is not in 0 to {self._vocabulary - 1}; use the model's tokenizer")
         return np.where(mask == 1, ids, 0), mask, texts is not None
 
-    def _encoded(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _encoded(self, texts: list[str]) -> tuple[Array, Array]:
         if self._tokenizer is None:
             try:
                 from tokenizers import Tokenizer
@@ -136,7 +141,7 @@ class TritonPythonModel:
         ids, mask = np.zeros((2, len(rows), longest), np.int64)
         for index, row in enumerate(rows):
             ids[index, : len(row)], mask[index, : len(row)] = row, 1
-        if not len(rows) or not mask.any(axis=1).all():
+        if not rows or not mask.any(axis=1).all():
             raise _RefusedError("text_input: a text has no tokens; send some")
         return ids, mask
 
@@ -152,7 +157,7 @@ class _Decoder:
         self._right = right
         self._outputs = ["logits", *(name.replace("past_key_values.", "present.", 1) for name in cache)]
 
-    async def tokens(self, ids: np.ndarray, mask: np.ndarray) -> AsyncIterator[np.ndarray]:
+    async def tokens(self, ids: Array, mask: Array) -> AsyncIterator[Array]:
         """The likeliest next token of each row ``[batch]``, without end."""
         # Padding between a prompt and its new tokens would take room in sliding windows, which count it.
         order = np.argsort(-mask if self._right else mask, axis=1, kind="stable")
@@ -173,9 +178,7 @@ class _Decoder:
             logits, past = await self._run(latest[:, None], mask, lengths[:, None] - 1, past)
             latest = logits[:, -1].argmax(axis=1)
 
-    async def _run(
-        self, ids: np.ndarray, mask: np.ndarray, positions: np.ndarray, past: list[Any]
-    ) -> tuple[np.ndarray, list[Any]]:
+    async def _run(self, ids: Array, mask: Array, positions: Array, past: list[Any]) -> tuple[Array, list[Any]]:
         inputs = [pb_utils.Tensor("input_ids", ids), pb_utils.Tensor("attention_mask", mask), *past]
         if self._position_ids:
             inputs.append(pb_utils.Tensor("position_ids", positions))
@@ -198,7 +201,7 @@ class _Decoder:
 class _Text:
     """The text of one row as it grows."""
 
-    def __init__(self, tokenizer: Any, prompt: np.ndarray) -> None:
+    def __init__(self, tokenizer: Any, prompt: Array) -> None:
         self._tokenizer = tokenizer
         self._tokens = prompt.tolist()
         self._said = self._decoded()
