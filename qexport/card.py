@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,7 @@ def card(
     repo_id: str,
     licence: Licence,
     evidence: Evidence | None,
+    runtimes: Mapping[str, str],
 ) -> str:
     """The text of ``README.md``.
 
@@ -59,6 +60,7 @@ def card(
         repo_id: where, ``user/name``.
         licence: of the base model.
         evidence: what was measured of the artifact; None where nothing was.
+        runtimes: those that can run it, by what ``qexport deploy --to`` calls them, and their names.
 
     Raises:
         ContractError: the nodes that the manifest asks for are not those it found quantized.
@@ -69,7 +71,7 @@ def card(
         _introduction(manifest, files, repo_id),
         _about(manifest, licence),
         _quality(manifest, evidence),
-        _use(manifest, repo_id),
+        _use(manifest, repo_id, runtimes),
         _weights(manifest),
         _calibration(manifest),
         _provenance(manifest, artifact_sha256, files, repo_id),
@@ -297,13 +299,13 @@ def _calibration(manifest: Manifest) -> str:
     )
 
 
-def _use(manifest: Manifest, repo_id: str) -> str:
+def _use(manifest: Manifest, repo_id: str, runtimes: Mapping[str, str]) -> str:
     name = repo_id.rpartition("/")[2]
     first = f"## Use\n\n{_python(manifest, repo_id)}"
     fetched = f"`hf download {repo_id} --local-dir {name}` fetches the files"
     if manifest.kind == "torch":
         return f"{first}\n\n{fetched} for `qexport eval {name} --tasks arc_easy`."
-    lines = [(runtime, f"`qexport deploy {name} --to {to} -o {to}`") for to, runtime in _RUNTIMES]
+    lines = [(runtime, f"`qexport deploy {name} --to {to} -o {to}`") for to, runtime in runtimes.items()]
     lines.append(("lm-eval's benchmarks", f"`qexport eval {name} --tasks arc_easy`"))
     return f"{first}\n\nFor other runtimes, {fetched}, and one command makes the folder that each takes:\n\n" + _table(
         ("runtime", "command"), lines
@@ -334,14 +336,6 @@ def _python(manifest: Manifest, repo_id: str) -> str:
         "tokens = model.generate(**inputs, max_new_tokens=32, do_sample=False)\n"
         "print(tokenizer.decode(tokens[0], skip_special_tokens=True))\n```"
     )
-
-
-_RUNTIMES = (
-    ("genai", "onnxruntime-genai"),
-    ("transformersjs", "Transformers.js, in Node.js and browsers"),
-    ("triton", "Triton Inference Server"),
-    ("kserve", "KServe"),
-)
 
 
 def _provenance(manifest: Manifest, artifact_sha256: str, files: Sequence[FileInfo], repo_id: str) -> str:

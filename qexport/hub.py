@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from qexport import __version__, progress
 from qexport.artifact import MANIFEST_NAME, Artifact, FileInfo, ModelInfo, file_sha256, load_artifact, whole_folder
 from qexport.card import CARD_NAME, Licence, card
+from qexport.deploy import LAYOUTS
 from qexport.errors import ContractError, InputError, QExportError, UnsupportedHere
 from qexport.evidence import Evidence, evidence
 
@@ -109,6 +110,7 @@ def push(
         repo_id=repo_id,
         licence=known,
         evidence=found,
+        runtimes=_runtimes(artifact),
     )
     upload = upload_of(artifact, text)
     report = PushReport(repo_id=repo_id, licence=known.title or known.name, evidence=found, files=upload.all_files)
@@ -116,6 +118,18 @@ def push(
         write(upload, repo_id, dry_run)
         return report
     return report.model_copy(update=send(upload, repo_id, private=private))
+
+
+def _runtimes(artifact: Artifact) -> dict[str, str]:
+    """The runtimes that can run an artifact, by what ``qexport deploy --to`` calls them."""
+    if artifact.manifest.kind == "torch":
+        return {}
+    able = {}
+    for target, layout in LAYOUTS.items():
+        with contextlib.suppress(UnsupportedHere):
+            layout.check(artifact)
+            able[str(target)] = layout.runtime
+    return able
 
 
 def upload_of(artifact: Artifact, text: str) -> Upload:

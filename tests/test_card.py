@@ -59,6 +59,7 @@ MANIFEST = Manifest(
     ),
     versions={"qexport": "0.1.0", "neural-compressor": "3.7.1"},
 )
+RUNTIMES = {"genai": "onnxruntime-genai", "transformersjs": "Transformers.js"}
 
 
 def local(**changes):
@@ -72,7 +73,7 @@ def measured():
     return evidence(REPORT, of.artifact_sha256)
 
 
-def written(manifest=MANIFEST, *, licence=LICENCE, evidence=None):
+def written(manifest=MANIFEST, *, licence=LICENCE, evidence=None, runtimes=RUNTIMES):
     return card(
         manifest,
         artifact_sha256="f" * 64,
@@ -80,7 +81,14 @@ def written(manifest=MANIFEST, *, licence=LICENCE, evidence=None):
         repo_id="user/gpt2-int8",
         licence=licence,
         evidence=evidence,
+        runtimes=runtimes,
     )
+
+
+def test_only_runtimes_that_can_run_it_are_named():
+    text = written(runtimes={"genai": "onnxruntime-genai"})
+    assert "--to genai" in text
+    assert "--to transformersjs" not in text
 
 
 def test_the_front_matter_is_what_the_hub_reads(tmp_path, measured):

@@ -72,18 +72,18 @@ def edit(path, **changes):
 
 
 @pytest.fixture(scope="module")
-def parted(fp32):
-    """An artifact with weights beside the graph, which must not be written to."""
-    assert (fp32("llama").path / "model.onnx.data").is_file()
+def whole(fp32):
+    """An artifact with everything in ``model.onnx``, which must not be written to."""
+    assert not (fp32("llama").path / "model.onnx.data").exists()
     return fp32("llama").path
 
 
 @pytest.fixture(scope="module")
-def whole(parted, tmp_path_factory):
-    """An artifact of the same model with everything in ``model.onnx``, which must not be written to."""
-    folder = tmp_path_factory.mktemp("quantized") / "w8"
-    quantize(str(parted), folder, recipe_name="w8a16-rtn", options={"target": "web"})
-    assert not (folder / "model.onnx.data").exists()
+def parted(whole, tmp_path_factory):
+    """An artifact of the same model with weights beside the graph, which must not be written to."""
+    folder = tmp_path_factory.mktemp("quantized") / "int8"
+    quantize(str(whole), folder, recipe_name="int8-dynamic", options={"engine": "ort"})
+    assert (folder / "model.onnx.data").is_file()
     return folder
 
 
@@ -130,10 +130,10 @@ def test_the_graph_is_the_artifacts_byte_for_byte_unless_told(art, tmp_path, tar
     made = lay(art, target, tmp_path / "out")
     has_data = (art / "model.onnx.data").exists()
     model = next(info for info in made.files if info.path == made.artifacts[0].model)
-    if target == "transformersjs" and has_data:
-        assert model.change.startswith("reads its weights from")
-    else:
+    if target != "transformersjs":
         assert model.of == f"{art.name}:model.onnx"
+    elif has_data:
+        assert model.change.startswith("reads its weights from model_quantized.onnx_data")
     beside = [info for info in made.files if info.path.endswith((".onnx.data", ".onnx_data"))]
     assert [info.of for info in beside] == ([f"{art.name}:model.onnx.data"] if has_data else [])
 
@@ -245,15 +245,15 @@ def measured(row, recipe, sha, nll):
 
 
 def test_records_go_into_the_manifest_of_the_artifact_that_they_are_of(whole, parted, tmp_path):
-    first, second = load_artifact(parted), load_artifact(whole)
-    records = [measured("fp32", "fp32", first.sha256, 10.0), measured("w", "w8a16-rtn", second.sha256, 11.0)]
+    first, second = load_artifact(whole), load_artifact(parted)
+    records = [measured("fp32", "fp32", first.sha256, 10.0), measured("i", "int8-dynamic", second.sha256, 11.0)]
     (tmp_path / "report").mkdir()
     write_records(tmp_path / "report" / "records.jsonl", records)
-    made = lay(whole, "optimum", tmp_path / "out", records=tmp_path / "report")
-    assert made.artifacts[0].evidence.row == "w"
+    made = lay(parted, "optimum", tmp_path / "out", records=tmp_path / "report")
+    assert made.artifacts[0].evidence.row == "i"
     assert made.artifacts[0].evidence.ratio.value == pytest.approx(2.718281828459045**0.05)
     assert read_deployment(tmp_path / "out") == made
-    assert lay(parted, "optimum", tmp_path / "base", records=tmp_path / "report").artifacts[0].evidence.ratio is None
+    assert lay(whole, "optimum", tmp_path / "base", records=tmp_path / "report").artifacts[0].evidence.ratio is None
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -369,6 +369,10 @@ def test_a_page_is_for_transformersjs_only(whole, tmp_path, target):
     assert os.listdir(tmp_path) == []
 
 
+def test_every_target_has_a_layout():
+    assert set(LAYOUTS) == set(TARGETS)
+
+
 @pytest.mark.parametrize("target", [target for target in TARGETS if target != "kserve"])
 def test_an_address_is_for_kserve_only(whole, tmp_path, target):
     line = failure("deploy", whole, "--to", target, "-o", tmp_path / "out", "--storage-uri", "s3://bucket/model")
@@ -453,13 +457,13 @@ def test_other_settings_that_are_no_files_of_the_artifact_are_not_used(whole, tm
 
 
 def test_several_of_one_model(whole, parted, tmp_path):
-    made = lay([whole, parted], "transformersjs", tmp_path / "out")
-    assert [each.name for each in made.artifacts] == [whole.name, parted.name]
+    made = lay([parted, whole], "transformersjs", tmp_path / "out")
+    assert [each.name for each in made.artifacts] == [parted.name, whole.name]
     assert [each.model for each in made.artifacts] == ["onnx/model_quantized.onnx", "onnx/model.onnx"]
-    assert verify(tmp_path / "out").what == f"deployment for transformersjs of {whole.name}, {parted.name}"
+    assert verify(tmp_path / "out").what == f"deployment for transformersjs of {parted.name}, {whole.name}"
 
 
-@pytest.mark.parametrize("target", [target for target in TARGETS if not LAYOUTS.get(target, LAYOUTS["genai"]).several])
+@pytest.mark.parametrize("target", [target for target in TARGETS if not LAYOUTS[target].several])
 def test_several_where_there_is_room_for_one(whole, parted, tmp_path, target):
     with pytest.raises(InputError, match=f"--to {target}: takes one artifact, and 2 were given"):
         lay([whole, parted], target, tmp_path / "out")
@@ -504,7 +508,7 @@ def test_the_name_that_two_artifacts_have_is_told(whole, parted, tmp_path):
 def test_two_of_one_dtype(whole, tmp_path):
     other = copy(whole, tmp_path / "other")
     line = failure("deploy", whole, other, "--to", "transformersjs", "-o", tmp_path / "out")
-    assert f"{other}: is q8 to Transformers.js, and so is {whole}" in line
+    assert f"{other}: is fp32 to Transformers.js, and so is {whole}" in line
     assert os.listdir(tmp_path) == ["other"]
 
 

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qexport.artifact import ONNX_NAME, Artifact
+from qexport.export.parity import sliding_window
 from qexport.inputs.models import load_tokenizer, stop_ids
 from qexport.layouts import Laid, Layout, Request
 from qexport.layouts.files import copy_model, copy_side_files
 from qexport.layouts.interface import Interface, read_interface
 from qexport.layouts.tokenizer import settle
 from qexport.pipeline import source_of
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 CONFIG = "genai_config.json"
 _DECODER = "decoder"
@@ -38,12 +42,18 @@ def write(request: Request, folder: Path) -> Laid:
     changes = settle(artifact, folder)
     config = _config(artifact, read_interface(artifact.onnx_path))
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    return Laid(models=(ONNX_NAME,), changes=changes | {CONFIG: "written for onnxruntime-genai"})
+    told = "written for onnxruntime-genai"
+    if (context := config["model"]["context_length"]) < source_of(artifact).context_length:
+        told += f"; context_length is the sliding window's {context}, beyond which padded batches would be wrong"
+    return Laid(models=(ONNX_NAME,), changes=changes | {CONFIG: told})
 
 
 def _config(artifact: Artifact, interface: Interface) -> dict[str, Any]:
-    source = source_of(artifact)
-    tokenizer = load_tokenizer(source)
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(artifact.path, local_files_only=True)
+    context = _context_length(artifact, config)
+    tokenizer = load_tokenizer(source_of(artifact))
     stops = list(stop_ids(artifact.path, tokenizer))
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(stops), 0)
     model = {
@@ -51,18 +61,25 @@ def _config(artifact: Artifact, interface: Interface) -> dict[str, Any]:
         "bos_token_id": tokenizer.bos_token_id if tokenizer.bos_token_id is not None else padding,
         "eos_token_id": stops,
         "pad_token_id": padding,
-        "context_length": source.context_length,
+        "context_length": context,
         "vocab_size": interface.outputs["logits"].shape[2],
-        "decoder": _decoder(artifact, interface),
+        "decoder": _decoder(artifact, config, interface),
     }
-    search = {"do_sample": False, "max_length": source.context_length, "past_present_share_buffer": False}
+    search = {"do_sample": False, "max_length": context, "past_present_share_buffer": False}
     return {"model": model, "search": search}
 
 
-def _decoder(artifact: Artifact, interface: Interface) -> dict[str, Any]:
-    from transformers import AutoConfig
+def _context_length(artifact: Artifact, config: PretrainedConfig) -> int:
+    """The model's, or its sliding window: padding between a prompt and its new tokens would take room in that.
 
-    config = AutoConfig.from_pretrained(artifact.path, local_files_only=True)
+    Graphs that take their lengths by row do not see the padding.
+    """
+    length = source_of(artifact).context_length
+    window = None if artifact.manifest.exporter == "fused-cuda" else sliding_window(config)
+    return length if window is None else min(length, window)
+
+
+def _decoder(artifact: Artifact, config: PretrainedConfig, interface: Interface) -> dict[str, Any]:
     _, kv_heads, _, head_size = interface.cache.shape
     cuda = artifact.manifest.settings.get("target") in _CUDA_TARGETS
     named = {name: name for name in interface.inputs if not name.startswith("past_key_values.")}

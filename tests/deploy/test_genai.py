@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 
@@ -54,3 +55,23 @@ def test_other_padding_than_the_configuration_names_would_be_noticed(client, cas
     one = case("reference", "fp32")
     deploy([one.artifact], "genai", tmp_path / "out")
     assert generated(python, tmp_path / "out", one, pad_id=5)["batch"] != one.wanted
+
+
+def test_goes_no_further_than_a_sliding_window_allows_for_padding(client, fp32, tmp_path):
+    python = client("genai") / "bin" / "python"
+    deploy([fp32("mistral").path], "genai", tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "genai_config.json").read_text())["model"]
+    rows = [[5, 6, 7, 8, 9], [5, 6, 7]]
+    new = config["context_length"] - 5
+    request = {"folder": str(tmp_path / "out"), "prompts": rows, "batch": [rows[0], [*rows[1], 0, 0]], "text": "a"}
+    found = ask([python, PROGRAMS / "genai.py"], request | {"new_tokens": new})
+    assert found["batch"] == found["alone"]
+    done = subprocess.run(
+        [python, PROGRAMS / "genai.py"],
+        input=json.dumps(request | {"new_tokens": new + 1}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "context_length" in done.stderr
