@@ -299,13 +299,20 @@ def _calibration(manifest: Manifest) -> str:
     )
 
 
+_OPTIONS = {"kserve": " --storage-uri URI"}
+"""What ``qexport deploy`` wants besides for a runtime."""
+
+
 def _use(manifest: Manifest, repo_id: str, runtimes: Mapping[str, str]) -> str:
     name = repo_id.rpartition("/")[2]
     first = f"## Use\n\n{_python(manifest, repo_id)}"
     fetched = f"`hf download {repo_id} --local-dir {name}` fetches the files"
     if manifest.kind == "torch":
         return f"{first}\n\n{fetched} for `qexport eval {name} --tasks arc_easy`."
-    lines = [(runtime, f"`qexport deploy {name} --to {to} -o {to}`") for to, runtime in runtimes.items()]
+    lines = [
+        (runtime, f"`qexport deploy {name} --to {to}{_OPTIONS.get(to, '')} -o {to}`")
+        for to, runtime in runtimes.items()
+    ]
     lines.append(("lm-eval's benchmarks", f"`qexport eval {name} --tasks arc_easy`"))
     return f"{first}\n\nFor other runtimes, {fetched}, and one command makes the folder that each takes:\n\n" + _table(
         ("runtime", "command"), lines
