@@ -180,6 +180,12 @@ def load_artifact(path: Path, *, verify: bool = False) -> Artifact:
     return Artifact(path=path, manifest=manifest)
 
 
+def manifest_kind(folder: Path) -> str | None:
+    """What the manifest of a folder gives as its kind: empty where it cannot be read, None where there is none."""
+    path = folder / MANIFEST_NAME
+    return kind_of(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
+
+
 def kind_of(manifest: str) -> str:
     """What the text of a manifest gives as its kind; empty where it is no manifest."""
     try:
@@ -299,14 +305,31 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     Raises:
         InputError: see :func:`new_artifact`.
     """
+    kind = manifest_kind(path)
+    is_artifact = kind not in {None, DEPLOYMENT}
+    check_replaceable(path, "an artifact of qexport", is_ours=is_artifact, overwrite=overwrite)
+
+
+def check_replaceable(path: Path, what: str, *, is_ours: bool, overwrite: bool) -> None:
+    """Refuse a folder to be written whose content must not be lost.
+
+    Args:
+        path: the folder.
+        what: may be replaced, for the message.
+        is_ours: whether that is what is there.
+        overwrite: such may be replaced.
+
+    Raises:
+        InputError: there is something else than a folder, or a folder of others, or one of ours and ``overwrite`` is not set.
+    """
     if not path.exists() and not path.is_symlink():
         return
     if path.is_symlink() or not path.is_dir():
         raise InputError(f"{path}: exists and is not a folder; choose another output")
     if not any(path.iterdir()):
         return
-    if not (path / MANIFEST_NAME).is_file():
-        raise InputError(f"{path}: exists and is not an artifact of qexport; choose another output")
+    if not is_ours:
+        raise InputError(f"{path}: exists and is not {what}; choose another output")
     if not overwrite:
         raise InputError(f"{path}: exists; pass --overwrite to replace it")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qexport import __version__
-from qexport.artifact import DEPLOYMENT, MANIFEST_NAME, Artifact, kind_of, load_artifact, whole_folder
+from qexport.artifact import DEPLOYMENT, Artifact, check_replaceable, load_artifact, manifest_kind, whole_folder
 from qexport.deployment import Deployment, Target, read_deployment, write_deployment
 from qexport.errors import InputError
 from qexport.evidence import evidence
@@ -71,18 +71,8 @@ def deploy(
 
 
 def _check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that must not be replaced."""
-    if not folder.exists() and not folder.is_symlink():
-        return
-    if folder.is_symlink() or not folder.is_dir():
-        raise InputError(f"{folder}: exists and is not a folder; choose another output")
-    if not any(folder.iterdir()):
-        return
-    manifest = folder / MANIFEST_NAME
-    if not manifest.is_file() or kind_of(manifest.read_text(encoding="utf-8", errors="replace")) != DEPLOYMENT:
-        raise InputError(f"{folder}: exists and is not what `qexport deploy` made; choose another output")
-    if not overwrite:
-        raise InputError(f"{folder}: exists; pass --overwrite to replace it")
+    ours = manifest_kind(folder) == DEPLOYMENT
+    check_replaceable(folder, "what `qexport deploy` made", is_ours=ours, overwrite=overwrite)
 
 
 def _check_options(target: Target, layout: Layout, given: Mapping[str, bool]) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qexport import progress
-from qexport.artifact import whole_folder
-from qexport.errors import InputError
+from qexport.artifact import check_replaceable, whole_folder
 from qexport.record import RECORDS_NAME, Measurement, write_records
 from qexport.report import charts, html, markdown
 from qexport.report.table import build_table
@@ -19,16 +18,8 @@ def check_report_folder(folder: Path, *, overwrite: bool) -> None:
     Raises:
         InputError: the folder exists and ``overwrite`` is not set, or it is something else than a report.
     """
-    if not folder.exists() and not folder.is_symlink():
-        return
-    if folder.is_symlink() or not folder.is_dir():
-        raise InputError(f"{folder}: exists and is not a folder; choose another output")
-    if not any(folder.iterdir()):
-        return
-    if not (folder / RECORDS_NAME).is_file():
-        raise InputError(f"{folder}: exists and is not a report, it has no {RECORDS_NAME}; choose another output")
-    if not overwrite:
-        raise InputError(f"{folder}: exists; pass --overwrite to replace it")
+    ours = (folder / RECORDS_NAME).is_file()
+    check_replaceable(folder, f"a report, it has no {RECORDS_NAME}", is_ours=ours, overwrite=overwrite)
 
 
 def write_report(records: Sequence[Measurement], folder: Path, *, title: str, overwrite: bool = False) -> None:

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -28,8 +29,10 @@ def main(names: list[str]) -> None:
     known = {path.stem for path in HERE.glob("*.txt")} | {path.parent.name for path in HERE.glob("*/package.json")}
     if unknown := sorted(set(names) - known):
         sys.exit(f"no such client: {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    for name in names or sorted(known):
-        reason = install(name)
+    asked = names or sorted(known)
+    with ThreadPoolExecutor(2) as pool:
+        reasons = pool.map(install, asked)
+    for name, reason in zip(asked, reasons, strict=True):
         print(f"{name}: {f'could not be installed: {reason}' if reason else 'installed'}", flush=True)
 
 
