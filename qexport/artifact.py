@@ -14,11 +14,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from qexport.errors import ContractError, InputError, QExportError, UnsupportedHere
 
@@ -91,8 +91,17 @@ class CalibrationInfo(_Value):
 
 class FileInfo(_Value):
     path: str
+    """Below the folder, with ``/`` between its parts."""
     size_bytes: int
     sha256: str
+
+    @field_validator("path")
+    @classmethod
+    def _below(cls, path: str) -> str:
+        """What is read and copied by these names must not lie elsewhere."""
+        if not path or path.startswith("/") or "\\" in path or ".." in path.split("/"):
+            raise ValueError(f"{path!r} is no file of the folder")
+        return path
 
 
 class Manifest(_Value):
@@ -132,14 +141,19 @@ class Artifact(BaseModel):
 
     @property
     def sha256(self) -> str:
-        """Digest of the artifact: over names and digests of its files."""
-        text = "".join(f"{info.path}\0{info.sha256}\n" for info in self.manifest.files)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Digest of the artifact, see :func:`files_sha256`."""
+        return files_sha256(self.manifest.files)
 
     @property
     def disk_bytes(self) -> int:
         """Bytes of all files of the artifact, the manifest included."""
         return sum(info.size_bytes for info in self.manifest.files) + (self.path / MANIFEST_NAME).stat().st_size
+
+
+def files_sha256(files: Iterable[FileInfo]) -> str:
+    """Digest over names and digests of files."""
+    text = "".join(f"{info.path}\0{info.sha256}\n" for info in files)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
@@ -178,6 +192,21 @@ def load_artifact(path: Path, *, verify: bool = False) -> Artifact:
         if file.stat().st_size != info.size_bytes or (verify and file_sha256(file) != info.sha256):
             raise ContractError(f"{file}: altered since its manifest was written; make the artifact again")
     return Artifact(path=path, manifest=manifest)
+
+
+def require_named(artifact: Artifact, names: Iterable[str]) -> None:
+    """Make sure that none of the files that would be read lies beside the artifact without being of it.
+
+    Raises:
+        ContractError: one does, and no digest covers it.
+    """
+    named = {info.path for info in artifact.manifest.files}
+    for name in names:
+        if name not in named and (artifact.path / name).exists():
+            raise ContractError(
+                f"{artifact.path / name}: lies there and is not in the manifest; remove it, or put it beside the model and "
+                "export again"
+            )
 
 
 def manifest_kind(folder: Path) -> str | None:

@@ -835,9 +835,10 @@ def _print_plan(plan: Plan, *, as_json: bool) -> None:
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
+    # Names of files may look like rich's markup.
     # A pipe has no width: nothing is folded or cut there.
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 160, soft_wrap=not stream.isatty())
+    return Console(stderr=stderr, markup=False, width=None if stream.isatty() else 160, soft_wrap=not stream.isatty())
 
 
 def _set_up_stderr(*, quiet: bool, verbose: bool) -> None:

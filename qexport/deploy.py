@@ -6,11 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qexport import __version__
-from qexport.artifact import DEPLOYMENT, Artifact, check_replaceable, load_artifact, manifest_kind, whole_folder
+from qexport.artifact import (
+    DEPLOYMENT,
+    Artifact,
+    check_replaceable,
+    load_artifact,
+    manifest_kind,
+    require_named,
+    whole_folder,
+)
 from qexport.deployment import Deployment, Target, read_deployment, write_deployment
 from qexport.errors import InputError
 from qexport.evidence import evidence
+from qexport.inputs.models import SIDE_FILES
 from qexport.layouts import Layout, Request, genai, kserve, optimum, transformersjs, triton
+from qexport.layouts.files import side_files
 from qexport.layouts.tokenizer import require_chat_template
 from qexport.twins import require_onnx
 
@@ -58,6 +68,9 @@ def deploy(
     _check_together(target, layout, artifacts)
     for artifact in artifacts:
         require_onnx(artifact, "to deploy")
+        require_named(artifact, SIDE_FILES)
+        if Path(folder).resolve() in (artifact.path, *artifact.path.parents):
+            raise InputError(f"{folder}: the artifact {artifact.path} lies there; choose another output")
         layout.check(artifact)
         if chat:
             require_chat_template(artifact)
@@ -91,5 +104,11 @@ def _check_together(target: Target, layout: Layout, artifacts: Sequence[Artifact
             raise InputError(
                 f"{artifact.path}: is of another model than {first.path}; deploy it into a folder of its own"
             )
-    if len({artifact.path.name for artifact in artifacts}) < len(artifacts):
-        raise InputError(f"{first.path.name}: two of the artifacts are called so; rename one of the folders")
+        if unlike := sorted(path for path, _ in side_files(artifact) ^ side_files(first)):
+            raise InputError(
+                f"{artifact.path}: has another {unlike[0]} than {first.path}, and they would share one; deploy it into a "
+                "folder of its own"
+            )
+    names = [artifact.path.name for artifact in artifacts]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise InputError(f"{twice}: two of the artifacts are called so; rename one of the folders")

@@ -7,15 +7,23 @@ Manifest format history:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from qexport.artifact import DEPLOYMENT, MANIFEST_NAME, Artifact, FileInfo, Manifest, file_sha256, kind_of
+from qexport.artifact import (
+    DEPLOYMENT,
+    MANIFEST_NAME,
+    Artifact,
+    FileInfo,
+    Manifest,
+    file_sha256,
+    files_sha256,
+    kind_of,
+)
 from qexport.errors import InputError
 from qexport.evidence import Evidence
 
@@ -63,6 +71,28 @@ class Deployment(_Value):
     files: tuple[LaidFile, ...]
     versions: dict[str, str] = Field(default_factory=dict)
     """Of qexport, and of the client that the layout was proved with."""
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Deployment:
+        """What is said to be an artifact's has the digest that the artifact's own manifest gives, and that has the artifact's."""
+        if not self.artifacts:
+            raise ValueError("it is made of no artifact")
+        digests: dict[str, str] = {}
+        for each in self.artifacts:
+            if files_sha256(each.manifest.files) != each.sha256:
+                raise ValueError(f"the files of {each.name} are not those of its digest")
+            digests |= {f"{each.name}:{info.path}": info.sha256 for info in each.manifest.files}
+        for info in self.files:
+            if bool(info.of) == bool(info.change):
+                raise ValueError(f"{info.path} is an artifact's file or was changed, one of the two")
+            if info.of and digests.get(info.of) != info.sha256:
+                raise ValueError(f"{info.path} is not {info.of}, whose digest is another")
+        paths = [info.path for info in self.files]
+        if len(set(paths)) < len(paths):
+            raise ValueError("a file is named twice")
+        if missing := {each.model for each in self.artifacts} - set(paths):
+            raise ValueError(f"the graph {min(missing)} is none of the files")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,23 +143,26 @@ def write_deployment(
         evidence: for each, what was measured.
         versions: see :class:`Deployment`.
     """
-    known = {
-        info.sha256: f"{each.path.name}:{info.path}" for each in reversed(artifacts) for info in each.manifest.files
-    }
     files = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name, digest = path.relative_to(folder).as_posix(), file_sha256(path)
-        change = "" if digest in known else changes[name]
-        files.append(
-            LaidFile(path=name, size_bytes=path.stat().st_size, sha256=digest, of=known.get(digest, ""), change=change)
-        )
+        of = _origin(name, digest, artifacts)
+        change = "" if of else changes[name]
+        files.append(LaidFile(path=name, size_bytes=path.stat().st_size, sha256=digest, of=of, change=change))
     deployed = tuple(
         DeployedArtifact(name=each.path.name, sha256=each.sha256, model=model, manifest=each.manifest, evidence=seen)
         for each, model, seen in zip(artifacts, models, evidence, strict=True)
     )
     manifest = Deployment(target=target, artifacts=deployed, files=tuple(files), versions=dict(versions))
-    text = json.dumps(manifest.model_dump(mode="json", by_alias=True), indent=1) + "\n"
+    text = manifest.model_dump_json(by_alias=True, indent=1) + "\n"
     (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+
+
+def _origin(name: str, digest: str, artifacts: Sequence[Artifact]) -> str:
+    """The artifact's file with these bytes; of several that with the same name, if there is one."""
+    same = [(each.path.name, info.path) for each in artifacts for info in each.manifest.files if info.sha256 == digest]
+    same.sort(key=lambda found: found[1] != name)
+    return ":".join(same[0]) if same else ""
 
 
 def read_deployment(folder: Path) -> Deployment:
@@ -176,20 +209,13 @@ def _read(folder: Path) -> Manifest | Deployment:
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise InputError(f"{folder}: has no {MANIFEST_NAME}; give an artifact, or what `qexport deploy` made of one")
-    text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        if kind_of(text) != DEPLOYMENT:
-            return Manifest.model_validate_json(text)
-        deployment = Deployment.model_validate_json(text)
+        text = path.read_text(encoding="utf-8")
+        if kind_of(text) == DEPLOYMENT:
+            return Deployment.model_validate_json(text)
+        return Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise InputError(f"{path}: corrupt manifest ({error.errors()[0]['msg']}); make it again") from error
-    _check_origins(path, deployment)
-    return deployment
-
-
-def _check_origins(path: Path, deployment: Deployment) -> None:
-    """What is said to be an artifact's must have the digest that the artifact's own manifest gives."""
-    digests = {f"{each.name}:{info.path}": info.sha256 for each in deployment.artifacts for info in each.manifest.files}
-    for info in deployment.files:
-        if info.of and digests.get(info.of) != info.sha256:
-            raise InputError(f"{path}: says that {info.path} is {info.of}, whose digest is another; deploy again")
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise InputError(f"{path}: corrupt manifest ({reason}); make it again") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: corrupt manifest (byte {error.start} is not UTF-8); make it again") from error

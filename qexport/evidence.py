@@ -21,8 +21,8 @@ _METRIC = "perplexity"
 
 
 class _Value(BaseModel):
-    # A broken model scores NaN or infinity, which JSON's null would not give back.
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    # A broken model scores NaN or infinity: JSON's null would not give them back, and JavaScript reads no NaN.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Figure(_Value):

@@ -14,6 +14,7 @@ _TWINS: Mapping[str, str] = {
     "torch-fp16": "`qexport quantize MODEL -o DIR --recipe fp16`",
     "torch-fp32": "`qexport export MODEL -o DIR`",
 }
+_OTHERS = "one of the ONNX recipes that `qexport recipes` lists"
 
 
 def require_onnx(artifact: Artifact, purpose: str) -> None:
@@ -29,5 +30,5 @@ def require_onnx(artifact: Artifact, purpose: str) -> None:
     recipe = artifact.manifest.recipe
     if artifact.manifest.kind == "torch":
         raise UnsupportedHere(
-            f"{artifact.path}: {recipe} runs in PyTorch only and holds no ONNX graph {purpose}; take {_TWINS[recipe]}"
+            f"{artifact.path}: {recipe} runs in PyTorch only and holds no ONNX graph {purpose}; take {_TWINS.get(recipe, _OTHERS)}"
         )

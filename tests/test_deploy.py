@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -45,7 +46,7 @@ def contents(folder):
     """Every file, folder and link of a folder, with a digest of what it holds."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        held = os.readlink(path) if path.is_symlink() else file_sha256(path) if path.is_file() else "folder"
+        held = str(path.readlink()) if path.is_symlink() else file_sha256(path) if path.is_file() else "folder"
         found[path.relative_to(folder).as_posix()] = held
     return found
 
@@ -176,6 +177,17 @@ def test_files_that_were_put_beside_an_artifact_stay_behind(whole, tmp_path):
     assert not (tmp_path / "out" / "notes.txt").exists()
 
 
+def test_files_with_the_same_bytes_keep_their_own_names(whole, tmp_path):
+    def more(folder):
+        (folder / "sub").mkdir()
+        for name in ("aaa.json", "zzz.json", "sub/config.json"):
+            (folder / name).write_bytes((folder / "config.json").read_bytes())
+
+    art = planted(load_artifact(whole), tmp_path / "art", files=more)
+    for info in lay(art.path, "optimum", tmp_path / "out").files:
+        assert info.of == f"art:{info.path}"
+
+
 def test_relative_paths_and_the_dot(whole, tmp_path, monkeypatch):
     own = copy(whole, tmp_path / "art")
     monkeypatch.chdir(own)
@@ -256,6 +268,19 @@ def test_records_go_into_the_manifest_of_the_artifact_that_they_are_of(whole, pa
     assert lay(whole, "optimum", tmp_path / "base", records=tmp_path / "report").artifacts[0].evidence.ratio is None
 
 
+def test_a_broken_models_figure_leaves_the_manifest_json(whole, tmp_path):
+    """NaN and Infinity are none, and the demo page reads the manifest in a browser, which refuses them."""
+    record = measured("fp32", "fp32", load_artifact(whole).sha256, math.nan)
+    write_records(tmp_path / "records.jsonl", [record])
+    made = lay(whole, "transformersjs", tmp_path / "out", demo=True, records=tmp_path / "records.jsonl")
+    assert math.isnan(made.artifacts[0].evidence.perplexity.value)
+
+    def refuse(constant):
+        raise ValueError(constant)
+
+    json.loads((tmp_path / "out" / MANIFEST_NAME).read_text(), parse_constant=refuse)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_records_without_this_artifact(whole, tmp_path, target):
     with pytest.raises(InputError, match="no record of this artifact"):
@@ -273,7 +298,9 @@ def test_records_that_are_not_there(whole, tmp_path):
 
 
 def in_torch(whole, folder, recipe):
-    return planted(load_artifact(whole), folder, manifest=lambda own: own.model_copy(update={"kind": "torch", "recipe": recipe}))
+    return planted(
+        load_artifact(whole), folder, manifest=lambda own: own.model_copy(update={"kind": "torch", "recipe": recipe})
+    )
 
 
 @pytest.mark.parametrize("recipe", [row.name for row in RECIPES.values() if isinstance(row.scheme, TorchSchemes)])
@@ -442,15 +469,14 @@ def test_a_template_that_is_no_file_of_the_artifact_is_none(whole, tmp_path, tar
         lay(own, target, tmp_path / "out", chat=True)
 
 
-def test_other_settings_that_are_no_files_of_the_artifact_are_not_used(whole, tmp_path):
-    lay(whole, "genai", tmp_path / "clean")
+def test_other_settings_that_are_no_files_of_the_artifact_are_refused(whole, tmp_path):
     own = planted(
         load_artifact(whole), tmp_path / whole.name, files=lambda folder: (folder / "generation_config.json").unlink()
     ).path
     lay(own, "genai", tmp_path / "without")
     (own / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 7]}))
-    lay(own, "genai", tmp_path / "with")
-    assert contents(tmp_path / "with") == contents(tmp_path / "without")
+    with pytest.raises(ContractError, match=r"generation_config\.json: lies there and is not in the manifest"):
+        lay(own, "genai", tmp_path / "with")
 
 
 # Several artifacts
@@ -698,7 +724,9 @@ def test_a_file_that_the_layout_says_nothing_of_is_not_passed_over(whole, tmp_pa
 def test_a_deployment_is_no_artifact(old, monkeypatch, tmp_path_factory, words):
     monkeypatch.chdir(old.parent)
     plan = tmp_path_factory.mktemp("plan") / "gate.toml"
-    plan.write_text(f"text = {json.dumps(str(ROOT / 'README.md'))}\n[budgets.disk_bytes]\nat_most = 1\nof = 'baseline'\n")
+    plan.write_text(
+        f"text = {json.dumps(str(ROOT / 'README.md'))}\n[budgets.disk_bytes]\nat_most = 1\nof = 'baseline'\n"
+    )
     line = failure(*(word.format(old, plan=plan) for word in words))
     assert str(old) in line
     assert "deployment" in line

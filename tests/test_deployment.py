@@ -226,7 +226,7 @@ def test_verifying_changes_nothing(own):
 # Manifests that cannot be used
 
 
-@pytest.mark.parametrize("put", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("x")])
+@pytest.mark.parametrize("put", [lambda _: None, lambda path: path.mkdir(), lambda path: path.write_text("x")])
 def test_a_folder_without_a_manifest(tmp_path, put):
     put(tmp_path / "own")
     line = run(tmp_path / "own", code=3).stderr
@@ -270,7 +270,7 @@ def test_a_manifest_that_is_a_folder(either):
 def test_a_manifest_with_bytes_that_are_no_text(either):
     """Of a spoiled manifest nothing can be believed, so it is not read as well as can be."""
     text = (either / MANIFEST_NAME).read_bytes()
-    (either / MANIFEST_NAME).write_bytes(text.replace(b'"llama', b'"ll\xffma', 1))
+    (either / MANIFEST_NAME).write_bytes(text.replace(b'"llama"', b'"ll\xffma"'))
     assert "corrupt manifest" in run(either, code=3).stderr
 
 

@@ -27,7 +27,7 @@ _TOKENIZERS = (
     ("vocab.json", "merges.txt"),
     ("vocab.txt",),
 )
-_SIDE_FILES = (
+SIDE_FILES = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -283,7 +283,7 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 
 def copy_side_files(source: ModelSource, folder: Path) -> None:
     """Copy configuration and tokenizer files, so that ``folder`` loads without the original model."""
-    for name in _SIDE_FILES:
+    for name in SIDE_FILES:
         if (source.path / name).is_file():
             shutil.copyfile(source.path / name, folder / name)
 

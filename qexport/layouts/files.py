@@ -10,12 +10,16 @@ from qexport.artifact import ONNX_DATA_NAME, ONNX_NAME, Artifact
 _GRAPH = (ONNX_NAME, ONNX_DATA_NAME)
 
 
+def side_files(artifact: Artifact) -> set[tuple[str, str]]:
+    """Configuration and tokenizer, all but the graph and its weights: paths and digests."""
+    return {(info.path, info.sha256) for info in artifact.manifest.files if info.path not in _GRAPH}
+
+
 def copy_side_files(artifact: Artifact, folder: Path) -> None:
-    """Copy configuration and tokenizer, all but the graph and its weights."""
-    for info in artifact.manifest.files:
-        if info.path not in _GRAPH:
-            (folder / info.path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(artifact.path / info.path, folder / info.path)
+    """Copy configuration and tokenizer."""
+    for path, _ in side_files(artifact):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(artifact.path / path, folder / path)
 
 
 def has_data(artifact: Artifact) -> bool:

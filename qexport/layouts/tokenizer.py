@@ -24,7 +24,7 @@ def require_chat_template(artifact: Artifact) -> None:
     Raises:
         UnsupportedHere: the tokenizer has none.
     """
-    if not load_tokenizer(source_of(artifact)).chat_template:
+    if not _template(load_tokenizer(source_of(artifact))):
         raise UnsupportedHere(
             f"{artifact.path}: --chat: its tokenizer has no chat template, since the model was not trained on chats; "
             "leave --chat out, or put a chat_template into tokenizer_config.json and export again"
@@ -71,15 +71,17 @@ def _encodes_alike(path: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
     alone = Tokenizer.from_file(str(path))
     alone.no_truncation()
     alone.no_padding()
-    return all(alone.encode(text).ids == tokenizer(text).input_ids for text in _PROBES)
+    # Tokens that transformers adds by its own files are text to whoever has tokenizer.json alone.
+    special = " and ".join(str(token) for token in tokenizer.added_tokens_decoder.values())
+    return all(alone.encode(text).ids == tokenizer(text).input_ids for text in (*_PROBES, special))
 
 
 def _complete(path: Path, tokenizer: PreTrainedTokenizerBase) -> str:
     """Add to the configuration what is not in it; what was added, in words."""
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     wanted: dict[str, Any] = {"add_bos_token": adds_bos(tokenizer)}
-    if tokenizer.chat_template:
-        wanted["chat_template"] = tokenizer.chat_template
+    if template := _template(tokenizer):
+        wanted["chat_template"] = template
     missing = {key: value for key, value in wanted.items() if config.get(key) != value}
     if not missing:
         return ""
@@ -88,6 +90,14 @@ def _complete(path: Path, tokenizer: PreTrainedTokenizerBase) -> str:
         f"add_bos_token set to {str(value).lower()}" if key == "add_bos_token" else "the chat template put in"
         for key, value in missing.items()
     )
+
+
+def _template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The chat template, of several that of the name ``default``; empty where there is none."""
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError:  # none at all, or several and none by default
+        return ""
 
 
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qexport.artifact import load_artifact
-from qexport.errors import ContractError, InputError, UnsupportedHere
+from qexport.artifact import load_artifact, require_named
+from qexport.errors import InputError, UnsupportedHere
 from qexport.runtime import open_session
 from qexport.serving.chat import load_template
 from qexport.serving.tokens import Tokens
@@ -18,7 +18,6 @@ from qexport.serving.writing import Writer, read_limits
 from qexport.twins import require_onnx
 
 if TYPE_CHECKING:
-    from qexport.artifact import Artifact
     from qexport.runtime import Provider
     from qexport.serving.app import Served
 
@@ -96,7 +95,7 @@ def load(path: Path, *, provider: Provider, threads: int | None) -> Served:
 
     artifact = load_artifact(path, verify=True)
     require_onnx(artifact, "to serve")
-    _require_named(artifact)
+    require_named(artifact, _READ)  # a file laid beside would decide what is answered
     tokens = Tokens(path)
     template = load_template(path, tokens)
     limits = read_limits(artifact, tokens.end)
@@ -104,17 +103,6 @@ def load(path: Path, *, provider: Provider, threads: int | None) -> Served:
     worker = Worker(Writer(artifact, session, limits))
     worker.first_token()
     return Served(artifact=artifact, session=session, tokens=tokens, template=template, limits=limits, worker=worker)
-
-
-def _require_named(artifact: Artifact) -> None:
-    """Make sure that what is read has been hashed: a file laid beside an artifact would decide what it answers."""
-    named = {info.path for info in artifact.manifest.files}
-    for name in _READ:
-        if name not in named and (artifact.path / name).exists():
-            raise ContractError(
-                f"{artifact.path / name}: lies there and is not in the manifest; remove it, or put it beside the model and "
-                "export again"
-            )
 
 
 def _require_libraries() -> None:

@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from qexport.artifact import load_artifact
 from qexport.deploy import deploy
 from qexport.pipeline import quantize
 from qexport.selection import parse_selector
@@ -100,7 +99,7 @@ def test_four_bits_in_a_float16_graph_are_q4f16(client, data_dir, tmp_path):
 
 def test_demo_page_streams_what_the_model_writes(client, case, tmp_path):
     node, one = client("node"), case("stories260K", "int8")
-    deploy([one.artifact], "transformersjs", tmp_path / "out", demo=True)
+    made = deploy([one.artifact], "transformersjs", tmp_path / "out", demo=True)
     with opened(tmp_path / "out", node) as page:
         page.wait_for_selector("#run:not([disabled])")
         page.fill("#prompt", TEXTS[0])
@@ -114,7 +113,7 @@ def test_demo_page_streams_what_the_model_writes(client, case, tmp_path):
     assert [int(token) for token in text["ids-out"].split()] == one.wanted[0]
     assert text["answer"].startswith(TEXTS[0])
     assert len(text["answer"]) > len(TEXTS[0])
-    weights = sum(info.size_bytes for info in load_artifact(one.artifact).manifest.files if "onnx" in info.path)
+    weights = sum(info.size_bytes for info in made.files if "onnx" in info.path)
     assert text["size"] == f"{weights / 1e6:.3g} MB"
     assert text["ratio"] == "not measured"
     assert float(text["speed"]) > 0

@@ -65,7 +65,9 @@ def test_nothing_but_the_name_is_changed(parted, tmp_path):
     copy_model(parted, tmp_path / "model_q4.onnx", data="model_q4.onnx_data")
     old = onnx.load(parted.onnx_path, load_external_data=False)
     new = onnx.load(tmp_path / "model_q4.onnx", load_external_data=False)
-    places = {entry.value for tensor in new.graph.initializer for entry in tensor.external_data if entry.key == "location"}
+    places = {
+        entry.value for tensor in new.graph.initializer for entry in tensor.external_data if entry.key == "location"
+    }
     assert places == {"model_q4.onnx_data"}
     for tensor in new.graph.initializer:
         for entry in tensor.external_data:
@@ -93,7 +95,9 @@ def test_side_files_are_all_but_the_graph_also_in_folders(parted, tmp_path):
     (tmp_path / "out").mkdir()
     copy_side_files(art, tmp_path / "out")
     wanted = {info.path for info in art.manifest.files} - {"model.onnx", "model.onnx.data"}
-    assert {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()} == wanted
+    assert {
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()
+    } == wanted
     assert "sub/deep/words.txt" in wanted
     assert MANIFEST_NAME not in wanted
     for name in wanted:

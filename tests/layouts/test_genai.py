@@ -9,7 +9,7 @@ from qexport.artifact import Artifact
 from qexport.layouts import Request
 from qexport.layouts.genai import CONFIG, LAYOUT
 from qexport.layouts.interface import read_interface
-from tests.architectures import CONTEXT, TINY, VOCABULARY
+from tests.architectures import CONTEXT, TINY, VOCABULARY, WINDOW
 from tests.layouts.test_tokenizer import TEMPLATE, among_named_ones, in_a_file_of_its_own, in_the_configuration
 from tests.plants import planted
 
@@ -30,13 +30,14 @@ def names(pattern, layers):
     return [pattern % layer for layer in range(layers)]
 
 
-@pytest.mark.parametrize("exporter", ["fused", "optimum"])
-@pytest.mark.parametrize("name", TINY)
-def test_the_configuration_is_that_of_the_graph(exported, fp32, tmp_path, name, exporter):
-    if (name, exporter) not in {(each, "fused") for each in TINY} | {("llama", "optimum"), ("gpt2", "optimum")}:
-        pytest.skip("Optimum's graphs have the same inputs for every architecture")
+PAIRS = [("llama", "fused"), *((name, "fused" if name == "phi3" else "optimum") for name in TINY)]
+"""Graphs of both exporters have the same inputs; Optimum's of phi3 is refused for its longrope."""
+
+
+@pytest.mark.parametrize(("name", "exporter"), PAIRS)
+def test_the_configuration_is_that_of_the_graph(fp32, tmp_path, name, exporter):
     artifact = fp32(name, exporter)
-    _, config = lay(artifact, tmp_path / "out")
+    laid, config = lay(artifact, tmp_path / "out")
     model, decoder = config["model"], config["model"]["decoder"]
     interface = read_interface(artifact.onnx_path)
     own = AutoConfig.from_pretrained(artifact.path, local_files_only=True)
@@ -58,11 +59,10 @@ def test_the_configuration_is_that_of_the_graph(exported, fp32, tmp_path, name, 
     kv_heads = getattr(own, "num_key_value_heads", None) or own.num_attention_heads
     assert (decoder["head_size"], decoder["num_key_value_heads"]) == (head_dim, kv_heads)
     assert (decoder["hidden_size"], decoder["num_attention_heads"]) == (own.hidden_size, own.num_attention_heads)
-    assert (model["vocab_size"], model["context_length"], config["search"]["max_length"]) == (
-        VOCABULARY,
-        CONTEXT,
-        CONTEXT,
-    )
+    context = WINDOW if name in {"mistral", "gemma2"} else CONTEXT
+    assert (model["vocab_size"], model["context_length"]) == (VOCABULARY, context)
+    assert config["search"]["max_length"] == context
+    assert ("sliding window" in laid.changes[CONFIG]) == (context < CONTEXT)
     assert (model["type"], decoder["filename"]) == ("decoder", "model.onnx")
     assert (model["bos_token_id"], model["eos_token_id"], model["pad_token_id"]) == (0, [0], 0)
     assert decoder["session_options"]["provider_options"] == []
@@ -152,9 +152,19 @@ def test_padding_of_its_own_is_kept(fp32, tmp_path):
 
 def test_the_context_is_the_models_not_the_tokenizers(fp32, tmp_path):
     artifact = planted(
-        fp32("llama"), tmp_path / "art", files=lambda folder: edit(folder / "tokenizer_config.json", model_max_length=16)
+        fp32("llama"),
+        tmp_path / "art",
+        files=lambda folder: edit(folder / "tokenizer_config.json", model_max_length=16),
     )
     assert lay(artifact, tmp_path / "out")[1]["search"]["max_length"] == CONTEXT
+
+
+def test_a_sliding_window_is_no_limit_where_padding_takes_no_room_in_it(fp32, tmp_path):
+    own = fp32("mistral", "optimum")
+    artifact = Artifact(path=own.path, manifest=own.manifest.model_copy(update={"exporter": "fused-cuda"}))
+    laid, config = lay(artifact, tmp_path / "out")
+    assert config["model"]["context_length"] == config["search"]["max_length"] == CONTEXT
+    assert laid.changes[CONFIG] == "written for onnxruntime-genai"
 
 
 @pytest.mark.parametrize("recipe", ["fp16", "bf16", "w4a16-rtn", "nf4", "fp8"])

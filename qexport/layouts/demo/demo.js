@@ -52,11 +52,11 @@ function showEvidence(evidence, recipe) {
     return;
   }
   const { perplexity, ratio } = evidence;
-  const digits = (figure) => `${figure.low.toFixed(4)} to ${figure.high.toFixed(4)}`;
-  if (ratio) $("ratio").innerHTML = `${ratio.value.toFixed(4)} <small>${digits(ratio)}</small>`;
+  const digits = (figure) => Number(figure).toFixed(4); // a broken model's are strings: "NaN", "Infinity"
+  if (ratio) $("ratio").innerHTML = `${digits(ratio.value)} <small>${digits(ratio.low)} to ${digits(ratio.high)}</small>`;
   else $("ratio").textContent = recipe === "fp32" ? "1, this is fp32" : "–";
   $("evidence").textContent =
-    `Perplexity ${perplexity.value.toFixed(3)} over ${evidence.tokens} tokens of ${evidence.text}, with 95 % intervals; ` +
+    `Perplexity ${Number(perplexity.value).toFixed(3)} over ${evidence.tokens} tokens of ${evidence.text}, with 95 % intervals; ` +
     `measured with ${evidence.runtime}.`;
 }
 
@@ -64,13 +64,18 @@ async function load() {
   $("run").disabled = true;
   say("loading the model");
   await model?.dispose();
-  model = await AutoModelForCausalLM.from_pretrained(HERE, {
-    device: "wasm",
-    dtype: $("dtype").value,
-    progress_callback: ({ status, file, progress }) => {
-      if (status === "progress") say(`loading ${file}, ${Math.round(progress)} %`);
-    },
-  });
+  let loading = true; // where one file fails, others go on arriving
+  try {
+    model = await AutoModelForCausalLM.from_pretrained(HERE, {
+      device: "wasm",
+      dtype: $("dtype").value,
+      progress_callback: ({ status, file, progress }) => {
+        if (loading && status === "progress") say(`loading ${file}, ${Math.round(progress)} %`);
+      },
+    });
+  } finally {
+    loading = false;
+  }
   say("ready");
   $("run").disabled = false;
 }
