@@ -1,6 +1,6 @@
 """An input ``num_logits_to_keep``: how many of a prompt's last positions get logits, of which generation needs one.
 
-Transformers.js feeds it where a graph has it. At GPT-2's shapes a prompt of 256 tokens is answered 1.5 times as fast (docs/results).
+Transformers.js feeds it where a graph has it. At GPT-2's shapes a prompt of 256 tokens is answered 1.5 times as fast (docs/deploy).
 """
 
 from __future__ import annotations
