@@ -191,11 +191,16 @@ def test_requests_at_the_same_time_are_answered_beside_each_other_in_one_batch(a
     wanted = case("reference", "int8")
     log = server[2] / "reference-int8" / "runs.jsonl"
     log.write_text("")
-    found = answers(*[one("reference-int8", input_ids=[wanted.prompts[0]])] * 4)
-    assert [each["rows"] for each in found] == [[wanted.wanted[0]]] * 4
-    runs = [json.loads(line) for line in log.read_text().splitlines()]
-    assert max(len(run["rows"]) for run in runs) > 1
-    assert max(sum(run["rows"]) for run in runs) <= MAX_BATCH
+    together = 1
+    for _ in range(20):  # whether they meet within the queue's half millisecond is the scheduler's affair
+        found = answers(*[one("reference-int8", input_ids=[wanted.prompts[0]])] * 4)
+        assert [each["rows"] for each in found] == [[wanted.wanted[0]]] * 4
+        runs = [json.loads(line) for line in log.read_text().splitlines()]
+        assert max(sum(run["rows"]) for run in runs) <= MAX_BATCH
+        together = max(len(run["rows"]) for run in runs)
+        if together > 1:
+            break
+    assert together > 1
 
 
 def test_a_row_ends_with_a_stop_id_and_the_answer_with_the_last_row(answers, case):

@@ -14,6 +14,7 @@ env.localModelPath = new URL(".", document.baseURI).pathname;
 env.useBrowserCache = false;
 const HERE = ".";
 
+const digits3 = new Intl.NumberFormat("en", { maximumSignificantDigits: 3, useGrouping: false });
 const $ = (id) => document.getElementById(id);
 const stopping = new InterruptableStoppingCriteria();
 let manifest, settings, tokenizer, model;
@@ -41,7 +42,7 @@ function showFacts() {
   const made = quantized.length ? `, ${quantized.length} weights quantized` : "";
   $("name").textContent = document.title = source.name;
   $("recipe").textContent = `${recipe}${engine ? ` by ${engine}` : ""}${made}`;
-  $("size").textContent = `${(bytes / 1e6).toPrecision(3)} MB`;
+  $("size").textContent = `${digits3.format(bytes / 1e6)} MB`;
   showEvidence(artifact.evidence, recipe);
 }
 
@@ -107,7 +108,7 @@ async function generate() {
       first ??= last;
       ids.push(...tokens.map(Number));
       // The first token has the prompt's time in it.
-      if (ids.length > 1) $("speed").textContent = (((ids.length - 1) * 1000) / (last - first)).toPrecision(3);
+      if (ids.length > 1) $("speed").textContent = digits3.format(((ids.length - 1) * 1000) / (last - first));
     },
   });
   stopping.reset();
