@@ -6,7 +6,6 @@ What the card says of the weights is what was found in the file, and a figure th
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from qexport.artifact import FileInfo, Manifest, QuantizedNode
 from qexport.errors import ContractError
 from qexport.evidence import Evidence, Figure
 from qexport.recipes import RECIPES
+from qexport.report.markdown import escaped
 from qexport.report.table import COLUMN
 from qexport.report.words import listed, no_difference, ratio_with_interval, significant
 from qexport.stats import Interval
@@ -145,7 +145,7 @@ def _introduction(manifest: Manifest, files: Sequence[FileInfo], repo_id: str) -
     part = manifest.weight_bytes / (_FLOAT_BYTES * manifest.model.parameters)
     share = f"{part:.1%}".replace("%", " %")
     return (
-        f"# {_text(repo_id.rpartition('/')[2])}\n\n{_base_model(manifest)}{form} as {_recipe(manifest)}. Its weights take "
+        f"# {escaped(repo_id.rpartition('/')[2])}\n\n{_base_model(manifest)}{form} as {_recipe(manifest)}. Its weights take "
         f"**{_megabytes(manifest.weight_bytes)} MB**, {share} of what they take in fp32; all files, "
         f"{_megabytes(sum(info.size_bytes for info in files))} MB."
     )
@@ -164,28 +164,28 @@ def _on_hub(manifest: Manifest) -> bool:
 def _base_model(manifest: Manifest) -> str:
     model = manifest.model
     if _on_hub(manifest):
-        return f"[{_text(model.name)}](https://huggingface.co/{model.name}/tree/{model.revision})"
-    return f"**{_text(model.name)}**"
+        return f"[{escaped(model.name)}](https://huggingface.co/{model.name}/tree/{model.revision})"
+    return f"**{escaped(model.name)}**"
 
 
 def _about(manifest: Manifest, licence: Licence) -> str:
     model = manifest.model
     origin = f"at revision `{model.revision[:12]}`" if _on_hub(manifest) else "(a local folder, not a model of the hub)"
     named = licence.title or licence.name
-    shown = f"[{_text(named)}]({licence.link})" if licence.link.startswith("https://") else _text(named)
+    shown = f"[{escaped(named)}]({licence.link})" if licence.link.startswith("https://") else escaped(named)
     engine = _ENGINES.get(manifest.engine, manifest.engine)
     settings = ", ".join(
-        f"{_text(name.replace('_', ' '))} {_setting(value)}" for name, value in manifest.settings.items()
+        f"{escaped(name.replace('_', ' '))} {_setting(value)}" for name, value in manifest.settings.items()
     )
     pairs = (
         (
             "Base model",
-            f"{_base_model(manifest)} {origin}: {_text(model.architecture)}, {model.parameters:,} parameters",
+            f"{_base_model(manifest)} {origin}: {escaped(model.architecture)}, {model.parameters:,} parameters",
         ),
-        ("Licence", f"{shown}, the base model's, {_text(licence.source)}"),
+        ("Licence", f"{shown}, the base model's, {escaped(licence.source)}"),
         ("Recipe", _recipe(manifest)),
-        ("Engine", f"{_text(engine)} {manifest.versions.get(engine, '')}".strip()),
-        ("Exporter", _text(manifest.exporter)),
+        ("Engine", f"{escaped(engine)} {manifest.versions.get(engine, '')}".strip()),
+        ("Exporter", escaped(manifest.exporter)),
         ("Settings", settings),
     )
     return _table(("", ""), [(name, value) for name, value in pairs if value])
@@ -194,7 +194,7 @@ def _about(manifest: Manifest, licence: Licence) -> str:
 def _setting(value: str | float) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.3g}" if isinstance(value, float) else _text(str(value))
+    return f"{value:.3g}" if isinstance(value, float) else escaped(str(value))
 
 
 def _quality(manifest: Manifest, evidence: Evidence | None) -> str:
@@ -204,7 +204,7 @@ def _quality(manifest: Manifest, evidence: Evidence | None) -> str:
             f"{','.join(dict.fromkeys(('fp32', manifest.recipe)))} --keep-artifacts -o REPORT` measures it against fp32, and "
             "`qexport push REPORT/artifacts/NAME USER/NAME --records REPORT` publishes the artifact with its figures."
         )
-    against = f"ratio to {_text(evidence.baseline)}, paired"
+    against = f"ratio to {escaped(evidence.baseline)}, paired"
     line = [_with_interval(evidence.perplexity)]
     sentence = ""
     if evidence.ratio is not None:
@@ -220,8 +220,8 @@ def _quality(manifest: Manifest, evidence: Evidence | None) -> str:
         + _table(("perplexity", against)[: len(line)], [line])
         + f"\n\n95 % bootstrap intervals over {evidence.windows:,} windows, {evidence.tokens:,} scored tokens.{sentence}\n\n"
         + _list(
-            f"Text: {_text(evidence.text)}, {_text(evidence.sequence)}, token ids sha256 `{evidence.text_sha256}`",
-            f"Measured in {_text(place)}" + (f", on {_text(machine)}" if machine else ""),
+            f"Text: {escaped(evidence.text)}, {escaped(evidence.sequence)}, token ids sha256 `{evidence.text_sha256}`",
+            f"Measured in {escaped(place)}" + (f", on {escaped(machine)}" if machine else ""),
         )
     )
 
@@ -294,8 +294,8 @@ def _calibration(manifest: Manifest) -> str:
     if text is None:
         return "## Calibration\n\nNone: no text was needed." if manifest.quantized else ""
     return (
-        f"## Calibration\n\n{_text(text.text)}: {text.windows:,} windows, {text.tokens:,} tokens, token ids sha256 "
-        f"`{text.tokens_sha256}`, for {_text(text.method)}."
+        f"## Calibration\n\n{escaped(text.text)}: {text.windows:,} windows, {text.tokens:,} tokens, token ids sha256 "
+        f"`{text.tokens_sha256}`, for {escaped(text.method)}."
     )
 
 
@@ -353,7 +353,7 @@ def _provenance(manifest: Manifest, artifact_sha256: str, files: Sequence[FileIn
         ("this artifact: names and digests of its files", artifact_sha256),
     )
     lines = [(f"`{info.path}`", f"{info.size_bytes:,}", f"`{info.sha256}`") for info in files]
-    versions = ", ".join(f"{_text(name)} {_text(version)}" for name, version in manifest.versions.items())
+    versions = ", ".join(f"{escaped(name)} {escaped(version)}" for name, version in manifest.versions.items())
     return (
         "## Provenance\n\n"
         + (f"Made with {versions}.\n\n" if versions else "")
@@ -373,8 +373,3 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[str]], *, right: Sequen
 
 def _list(*items: str) -> str:
     return "\n".join(f"- {item}" for item in items)
-
-
-def _text(text: str) -> str:
-    """Text in which Markdown and HTML see no markup, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", " ".join(text.split()))

@@ -13,15 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from typer.testing import CliRunner
 
 from qexport.answering import Apart
 from qexport.artifact import load_artifact
-from qexport.cli import app
 from qexport.errors import InputError
 from qexport.metrics.tasks import ROWS
 from qexport.record import read_records
 from tests import decoders
+from tests.command import failure, qexport
 
 TASK_DATA = Path(__file__).resolve().parent / "data" / "tasks"
 ORT = ("--engine", "ort")
@@ -32,23 +31,6 @@ WORDS = "The fox jumps over the lazy dog and then the other dog comes back. The 
 @pytest.fixture(autouse=True)
 def _at_home(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-def qexport(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=True)
-    if not isinstance(result.exception, SystemExit | None):
-        raise result.exception
-    assert result.exit_code == code, result.stderr
-    return result
-
-
-def failure(*words):
-    """The one line that a command says when it fails with exit code 3, and nothing on stdout."""
-    result = qexport(*words, code=3)
-    assert result.stdout == ""
-    assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith("qexport: ")
-    return result.stderr
 
 
 @pytest.fixture

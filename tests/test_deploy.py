@@ -25,6 +25,7 @@ from qexport.pipeline import quantize
 from qexport.recipes import RECIPES, OnnxSchemes, TorchSchemes
 from qexport.record import Conditions, Measurement, write_records
 from qexport.twins import require_onnx
+from tests.command import failure, qexport
 from tests.conftest import ROOT
 from tests.plants import copy, planted
 
@@ -49,23 +50,6 @@ def contents(folder):
         held = str(path.readlink()) if path.is_symlink() else file_sha256(path) if path.is_file() else "folder"
         found[path.relative_to(folder).as_posix()] = held
     return found
-
-
-def qexport(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=True)
-    if not isinstance(result.exception, SystemExit | None):
-        raise result.exception
-    assert result.exit_code == code, result.stderr
-    return result
-
-
-def failure(*words):
-    """The one line that a command says when it fails with exit code 3, and nothing on stdout."""
-    result = qexport(*words, code=3)
-    assert result.stdout == ""
-    assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith("qexport: ")
-    return result.stderr
 
 
 def edit(path, **changes):

@@ -14,8 +14,10 @@ from qexport.artifact import ONNX_NAME, Artifact
 from qexport.export.parity import sliding_window
 from qexport.inputs.models import load_tokenizer, stop_ids
 from qexport.layouts import Laid, Layout, Request
+from qexport.layouts.device import runs_on_gpu
 from qexport.layouts.files import copy_model, copy_side_files
 from qexport.layouts.interface import Interface, read_interface
+from qexport.layouts.padding import right_only
 from qexport.layouts.tokenizer import settle
 from qexport.pipeline import source_of
 
@@ -26,7 +28,6 @@ CONFIG = "genai_config.json"
 _DECODER = "decoder"
 """The type for decoders in general: of those by name, ``gpt2`` wants keys and values in one tensor, and others bring habits of
 their own."""
-_CUDA_TARGETS = ("cuda", "tensorrt")
 
 
 def check(artifact: Artifact) -> None:
@@ -75,16 +76,18 @@ def _context_length(artifact: Artifact, config: PretrainedConfig) -> int:
     Graphs that take their lengths by row do not see the padding.
     """
     length = source_of(artifact).context_length
-    window = None if artifact.manifest.exporter == "fused-cuda" else sliding_window(config)
+    window = None if right_only(artifact) else sliding_window(config)
     return length if window is None else min(length, window)
 
 
 def _decoder(artifact: Artifact, config: PretrainedConfig, interface: Interface) -> dict[str, Any]:
     _, kv_heads, _, head_size = interface.cache.shape
-    cuda = artifact.manifest.settings.get("target") in _CUDA_TARGETS
     named = {name: name for name in interface.inputs if not name.startswith("past_key_values.")}
     return {
-        "session_options": {"log_id": "onnxruntime-genai", "provider_options": [{"cuda": {}}] if cuda else []},
+        "session_options": {
+            "log_id": "onnxruntime-genai",
+            "provider_options": [{"cuda": {}}] if runs_on_gpu(artifact) else [],
+        },
         "filename": ONNX_NAME,
         "head_size": head_size,
         "hidden_size": config.hidden_size,

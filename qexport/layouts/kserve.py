@@ -10,6 +10,7 @@ from pathlib import Path
 from qexport.artifact import Artifact
 from qexport.errors import InputError
 from qexport.layouts import Laid, Layout, Request, triton
+from qexport.layouts.device import runs_on_gpu
 
 MANIFEST = "inferenceservice.yaml"
 RUNTIME = "kserve-tritonserver"
@@ -67,7 +68,7 @@ def memory_mib(artifact: Artifact) -> int:
 
 
 def _service(artifact: Artifact, name: str, storage_uri: str) -> str:
-    gpu = ['nvidia.com/gpu: "1"'] if triton.runs_on_gpu(artifact) else []
+    gpu = ['nvidia.com/gpu: "1"'] if runs_on_gpu(artifact) else []
     lines = [
         "apiVersion: serving.kserve.io/v1beta1",
         "kind: InferenceService",

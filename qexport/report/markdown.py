@@ -28,19 +28,19 @@ def markdown(table: Table, *, title: str, charts: Sequence[Chart]) -> str:
         title: of the report.
         charts: those that were drawn, as ``<name>.png`` and ``<name>.svg`` beside the file.
     """
-    sections = [f"# {_text(title)}", *(f"**{_text(line)}**" for line in words.stand_ins(table))]
-    sections.append(_text(words.paragraph(table)))
+    sections = [f"# {escaped(title)}", *(f"**{escaped(line)}**" for line in words.stand_ins(table))]
+    sections.append(escaped(words.paragraph(table)))
     if len(table.runs) > 1:
-        sections += ["## Runs", _pairs(words.runs(table)), _text(words.differences(table))]
+        sections += ["## Runs", _pairs(words.runs(table)), escaped(words.differences(table))]
     sections.append("## Results")
     for group, columns in table.groups:
         sections += [f"### {group.capitalize()}", _grid(table, columns)]
     if notes := words.task_notes(table):
-        sections += ["## How tasks were scored", _list(map(_text, notes))]
+        sections += ["## How tasks were scored", _list(map(escaped, notes))]
     if unstable := words.warnings(table):
-        sections += ["## Warnings", words.UNSTABLE, _list(map(_text, unstable))]
+        sections += ["## Warnings", words.UNSTABLE, _list(map(escaped, unstable))]
     if missing := gaps(table):
-        sections += ["## Not measured", _list(_text(words.gap_sentence(gap, table)) for gap in missing)]
+        sections += ["## Not measured", _list(escaped(words.gap_sentence(gap, table)) for gap in missing)]
     for chart in charts:
         sections += [f"## {chart.title}", f"![{chart.title}]({chart.name}.png)", chart.caption]
     if answers := words.answers(table):
@@ -63,16 +63,11 @@ def _list(items: Iterable[str]) -> str:
 
 
 def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
-    return _list(f"**{_text(name)}**: {_text(text)}" for name, text in pairs)
-
-
-def _text(text: str) -> str:
-    """Text in which Markdown and HTML see no markup, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", " ".join(text.split()))
+    return _list(f"**{escaped(name)}**: {escaped(text)}" for name, text in pairs)
 
 
 def _grid(table: Table, columns: Sequence[Column]) -> str:
-    names = [f"**{_text(row.label)}**" for row in table.rows]
+    names = [f"**{escaped(row.label)}**" for row in table.rows]
     if transposed(table, columns):
         head = ["", *names]
         lines = [[column.heading, *(_of(row, column) for row in table.rows)] for column in columns]
@@ -131,6 +126,11 @@ def _ratio(column: Column, cell: Cell) -> str:
 def _test(cell: Cell) -> str:
     match cell.figure:
         case Accuracy(mcnemar=McNemar() as mcnemar):
-            return _text(words.changed(mcnemar))
+            return escaped(words.changed(mcnemar))
         case _:
             return ""
+
+
+def escaped(text: str) -> str:
+    """Text in which Markdown and HTML see no markup, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", " ".join(text.split()))

@@ -13,8 +13,10 @@ from qexport.artifact import ONNX_NAME, Artifact
 from qexport.errors import ContractError, InputError, UnsupportedHere
 from qexport.inputs.models import load_tokenizer, stop_ids
 from qexport.layouts import Laid, Layout, Request
+from qexport.layouts.device import runs_on_gpu
 from qexport.layouts.files import copy_model
 from qexport.layouts.interface import Interface, read_interface
+from qexport.layouts.padding import right_only
 from qexport.layouts.tokenizer import TOKENIZER, settle
 from qexport.layouts.triton.config import (
     PAST,
@@ -35,7 +37,6 @@ GENERATE = "_generate"
 """Behind the model's name: the model that generates."""
 CONFIG = "config.pbtxt"
 _MODEL_CODE = Path(__file__).parent / "template" / "model.py"
-_GPU_TARGETS = ("cuda", "tensorrt")
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+|^[._-]+")
 _KNOWN = ("input_ids", "attention_mask", "position_ids")
 
@@ -69,7 +70,7 @@ def write(request: Request, folder: Path) -> Laid:
     shutil.copyfile(_MODEL_CODE, code / "model.py")
     refused, settled = _settle_tokenizer(artifact, code)
     generation = Generation(
-        padding="right" if artifact.manifest.exporter == "fused-cuda" else "left",
+        padding="right" if right_only(artifact) else "left",
         stop_ids=stop_ids(artifact.path, load_tokenizer(source)),
         context_length=source.context_length,
         tokenizer=not refused,
@@ -99,11 +100,6 @@ def model_name(name: str) -> str:
     if not kept:
         raise InputError(f"{name}: no letter or digit to call the model by; rename the artifact's folder")
     return kept
-
-
-def runs_on_gpu(artifact: Artifact) -> bool:
-    """Whether an artifact was made for a GPU."""
-    return artifact.manifest.settings.get("target") in _GPU_TARGETS
 
 
 def _require_decoder(path: Path, interface: Interface) -> None:
