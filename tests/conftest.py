@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,10 @@ if WORKER is not None and hasattr(os, "sched_setaffinity"):
 if not NETWORK:  # both are read when the libraries are imported, so they are set before any test is
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "real_child: measures in fresh processes, as users do; others in this process")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,6 +57,16 @@ def _seeded() -> None:
     np.random.seed(0)  # noqa: NPY002 (libraries still draw from the global generator)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _asked_in_this_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if "real_child" not in request.keywords:
+            from tests import in_process
+
+            in_process.install(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

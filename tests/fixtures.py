@@ -1,8 +1,7 @@
-"""Tiny models of every architecture, saved and exported once a session."""
+"""Tiny models of every architecture and their exports, made once for each state of the code that makes them."""
 
 from __future__ import annotations
 
-import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -11,10 +10,16 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from qexport.artifact import Artifact, Manifest, ModelInfo, load_artifact, new_artifact
 from tests.architectures import save_tiny
+from tests.kept import kept
+
+
+MODELS = ("tests.architectures",)
+EXPORTS = (*MODELS, "qexport.export", "qexport.inputs.models")
+"""The modules that make tiny models, and their exports."""
+REPORT = "report.pickle"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,38 +36,32 @@ class Exported:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> Callable[[str], Path]:
+def tiny() -> Callable[[str], Path]:
     """``tiny("gpt2")`` is the folder of that tiny model, which must not be written to."""
 
     @cache
     def save(name: str) -> Path:
-        return save_tiny(name, tmp_path_factory.mktemp("models") / name)
+        return kept(f"model-{name}", lambda folder: save_tiny(name, folder / name), MODELS) / name
 
     return save
 
 
 @pytest.fixture(scope="session")
-def exported(tiny, tmp_path_factory) -> Callable[..., Exported]:
-    """``exported("gpt2", "fused")`` is that tiny model exported, which must not be written to.
-
-    An export takes seconds, so all workers of a run share them.
-    """
-    base = tmp_path_factory.getbasetemp()
-    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exports"
+def exported(tiny) -> Callable[..., Exported]:
+    """``exported("gpt2", "fused")`` is that tiny model exported, which must not be written to."""
 
     @cache
     def export(name: str, exporter: str) -> Exported:
-        from qexport.export import export_model
-        from qexport.inputs.models import locate_model
+        def make(folder: Path) -> None:
+            from qexport.export import export_model
+            from qexport.inputs.models import locate_model
 
-        folder = shared / exporter / name
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        done = folder.with_suffix(".report")
-        with FileLock(folder.with_suffix(".lock")):
-            if not done.exists():
-                folder.mkdir()
-                done.write_bytes(pickle.dumps(export_model(locate_model(tiny(name)), folder, exporter=exporter)))
-        return Exported(path=folder, source=tiny(name), report=pickle.loads(done.read_bytes()))
+            (folder / name).mkdir()
+            report = export_model(locate_model(tiny(name)), folder / name, exporter=exporter)
+            (folder / REPORT).write_bytes(pickle.dumps(report))
+
+        made = kept(f"{exporter}-{name}", make, EXPORTS)
+        return Exported(path=made / name, source=tiny(name), report=pickle.loads((made / REPORT).read_bytes()))
 
     return lambda name, exporter="fused": export(name, exporter)
 

@@ -20,6 +20,7 @@ from qexport.gating import bench
 from qexport.gating.bench import GateOptions
 from qexport.inputs.budgets import GatePlan
 from qexport.selection import parse_selector
+from tests import in_process
 
 QUESTIONS = Path(__file__).resolve().parent / "data" / "tasks"
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "and", "then", "other", "was", "not", "here")
@@ -102,6 +103,7 @@ class Memory:
         return [record.model_copy(update={"row": place.row, "run": place.run}) for record in self._known[key]]
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
+        in_process.install(patch)
         patch.setattr(measure, "measure", self.measure)
         patch.setattr(bench, "evaluate", self.evaluate)
 

@@ -21,6 +21,8 @@ from qexport.record import Conditions
 from qexport.runtime import open_session
 from tests import decoders
 
+pytestmark = pytest.mark.real_child
+
 PASSAGES = [
     Passage((5, 6, 7), (8, 9)),
     Passage((5, 6, 7), (10,)),

@@ -56,6 +56,7 @@ def experiment(tiny, texts, tmp_path_factory):
     )
 
 
+@pytest.mark.real_child
 def test_compare_measures_every_row_and_writes_the_whole_report(experiment, tmp_path):
     options = CompareOptions(engine="ort", rounds=2, threads=1, keep_artifacts=True)
     folder = tmp_path / "reports" / "tiny"

@@ -52,6 +52,7 @@ def no_work(monkeypatch):
     monkeypatch.setattr(evaluation, "evaluate", lambda *_given: pytest.fail("work was begun"))
 
 
+@pytest.mark.real_child
 @pytest.mark.slow
 def test_artifacts_are_asked_apart_and_reported_side_by_side(fp32, int8, tmp_path):
     folder = tmp_path / "reports" / "tiny"

@@ -57,6 +57,7 @@ def broken(tmp_path_factory):
 # What a measurement holds
 
 
+@pytest.mark.real_child
 def test_perplexity_with_all_its_conditions(uniform):
     published = Published(value=2.0, source="a table")
     record = measured(uniform, "perplexity", published={"perplexity": published})["perplexity"]
@@ -96,6 +97,7 @@ def test_device_memory_is_skipped_on_the_cpu(uniform, monkeypatch):
     assert "no device memory" in measured(uniform, "session", metrics=("device_increase_bytes",))["load_s"].skipped
 
 
+@pytest.mark.real_child
 def test_the_onnx_child_stays_small(uniform):
     records = measured(uniform, "resident memory")
     ((peak,),) = records["peak_rss_bytes"].samples
@@ -273,6 +275,7 @@ def _site(tmp_path, monkeypatch):
     monkeypatch.setenv("QEXPORT_TEST_SITE", str(folder))
 
 
+@pytest.mark.real_child
 def test_an_error_of_the_child_is_raised_again(broken):
     with pytest.raises(ContractError, match="0 integer matmuls ran where the manifest names 1"):
         measured(broken, "perplexity")
@@ -287,6 +290,7 @@ def test_a_provider_that_is_not_there_is_an_error_for_the_whole_run(uniform):
     assert "--provider cuda" in measured(uniform, "perplexity", provider="cuda")["perplexity"].skipped
 
 
+@pytest.mark.real_child
 def test_what_cannot_run_here_is_skipped_with_its_reason(uniform, monkeypatch):
     hidden = "sys.modules['onnxruntime'] = None"
     monkeypatch.setattr("qexport.child.environment", lambda threads: children(threads, hidden))
@@ -297,6 +301,7 @@ def test_what_cannot_run_here_is_skipped_with_its_reason(uniform, monkeypatch):
     assert record.conditions.text_sha256 == WINDOWS.sha256
 
 
+@pytest.mark.real_child
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
@@ -312,6 +317,7 @@ def test_a_child_that_dies_is_skipped_and_the_next_one_runs(uniform, monkeypatch
     assert measured(uniform, "perplexity")["perplexity"].skipped is None
 
 
+@pytest.mark.real_child
 def test_a_child_that_never_answers_is_stopped(uniform, monkeypatch):
     monkeypatch.setattr("qexport.child.environment", lambda threads: children(threads, "time.sleep(600)"))
     start = time.perf_counter()
@@ -319,6 +325,7 @@ def test_a_child_that_never_answers_is_stopped(uniform, monkeypatch):
     assert time.perf_counter() - start < 20
 
 
+@pytest.mark.real_child
 def test_noise_on_both_streams_does_not_reach_the_answer(uniform, monkeypatch, capfd):
     noise = "print('{\"columns\": []}' * 20000); print('noise', file=sys.stderr)"
     monkeypatch.setattr("qexport.child.environment", lambda threads: children(threads, noise))

@@ -1,0 +1,122 @@
+"""Tiny models and exports that are kept from one run of the tests to the next, and shared by the workers of a run.
+
+An export takes seconds, and depends on nothing but the code that makes it. So the key is a digest of that code: of the
+qexport modules that take part, found by their imports, of the test module that defines the models, and of the versions of
+the libraries. A change of any of them makes another key. ``QEXPORT_TEST_CACHE`` names the folder.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+from filelock import FileLock
+
+ROOT = Path(__file__).resolve().parent.parent
+LIBRARIES = ("ml_dtypes", "numpy", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "optimum", "optimum-onnx")
+LIBRARIES += ("safetensors", "tokenizers", "torch", "transformers")
+UNUSED_S = 14 * 24 * 3600.0
+"""An entry under another key that nobody used for so long is removed."""
+
+
+def kept(name: str, make: Callable[[Path], object], modules: tuple[str, ...]) -> Path:
+    """The folder that ``make`` fills once for each state of ``modules`` and all that they import.
+
+    Nothing in it must be written to. An entry whose files are not those that were made is made again.
+    """
+    place = _home() / f"{name}-{_key(modules)}"
+    digests = place.with_name(f"{place.name}.json")
+    with FileLock(place.with_name(f"{place.name}.lock")):
+        if not digests.is_file() or json.loads(digests.read_text()) != _digests(place):
+            digests.unlink(missing_ok=True)
+            shutil.rmtree(place, ignore_errors=True)
+            with tempfile.TemporaryDirectory(dir=place.parent, prefix=".unfinished-") as unfinished:
+                folder = Path(unfinished) / "made"
+                folder.mkdir()
+                make(folder)
+                folder.rename(place)
+            part = digests.with_suffix(".part")
+            part.write_text(json.dumps(_digests(place)))
+            part.replace(digests)
+            _remove_unused(name)
+        os.utime(digests)
+    return place
+
+
+def _home() -> Path:
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(os.environ.get("QEXPORT_TEST_CACHE") or users / "qexport-tests")
+    home.mkdir(parents=True, exist_ok=True)
+    return home
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _remove_unused(name: str) -> None:
+    for digests in _home().glob(f"{name}-{'[0-9a-f]' * 16}.json"):
+        if time.time() - digests.stat().st_mtime > UNUSED_S:
+            digests.unlink(missing_ok=True)
+            shutil.rmtree(digests.with_suffix(""), ignore_errors=True)
+
+
+@cache
+def _key(modules: tuple[str, ...]) -> str:
+    state = hashlib.sha256(f"{platform.python_version()} {platform.machine()}".encode())
+    for library in LIBRARIES:
+        state.update(f"{library} {_version(library)}\n".encode())
+    for path in sorted(sources(modules)):
+        content = path.read_bytes()
+        state.update(f"{path.relative_to(ROOT).as_posix()} {len(content)}\n".encode() + content)
+    return state.hexdigest()[:16]
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:  # such as onnxruntime where onnxruntime-gpu is installed
+        return ""
+
+
+def sources(modules: tuple[str, ...]) -> set[Path]:
+    """The files of these modules, and of all of this repository that they import, wherever the import stands."""
+    found: set[Path] = set()
+    names, seen = list(modules), set()
+    while names:
+        name = names.pop()
+        path = _file(name)
+        if name in seen or path is None:
+            continue
+        seen.add(name)
+        found.add(path)
+        names += [name.rpartition(".")[0], *_imported(path)]
+    return found
+
+
+def _file(module: str) -> Path | None:
+    path = ROOT.joinpath(*module.split("."))
+    candidates = (path / "__init__.py", path.with_suffix(".py"))
+    return next((candidate for candidate in candidates if module and candidate.is_file()), None)
+
+
+def _imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
