@@ -45,6 +45,9 @@ $(VENV)/.installed-dev: $(INPUTS) | $(BIN)/python
 run: $(VENV)/.installed
 	$(BIN)/qexport compare --overwrite $(ARGS)
 
+# Without bytecode on the disk, each worker and each child compiles qexport and the tests again.
+test test-deploy: export PYTHONDONTWRITEBYTECODE =
+
 ## test    set up, then run the tests
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore=tests/deploy $(PYTEST_ARGS)

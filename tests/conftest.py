@@ -28,7 +28,7 @@ if not NETWORK:  # both are read when the libraries are imported, so they are se
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "real_child: measures in fresh processes, as users do; others in this process")
+    config.addinivalue_line("markers", "real_child: measures in fresh processes and exports anew, as users do")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,10 +59,23 @@ def _seeded() -> None:
         sys.modules["torch"].manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _exports_are_kept() -> Iterator[None]:
+    from tests import exports
+
+    with exports.keeping():
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _asked_in_this_process(request: pytest.FixtureRequest) -> Iterator[None]:
+def _quick_ways(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test marked ``real_child`` goes the ways that users go."""
     with pytest.MonkeyPatch.context() as patch:
-        if "real_child" not in request.keywords:
+        if "real_child" in request.keywords:
+            from qexport import export, pipeline
+
+            patch.setattr(pipeline, "export_model", export.export_model)
+        else:
             from tests import in_process
 
             in_process.install(patch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,14 +11,9 @@ from pathlib import Path
 import pytest
 
 from qexport.artifact import Artifact, Manifest, ModelInfo, load_artifact, new_artifact
+from tests import exports
 from tests.architectures import save_tiny
 from tests.kept import kept
-
-
-MODELS = ("tests.architectures",)
-EXPORTS = (*MODELS, "qexport.export", "qexport.inputs.models")
-"""The modules that make tiny models, and their exports."""
-REPORT = "report.pickle"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +35,7 @@ def tiny() -> Callable[[str], Path]:
 
     @cache
     def save(name: str) -> Path:
-        return kept(f"model-{name}", lambda folder: save_tiny(name, folder / name), MODELS) / name
+        return kept(f"model-{name}", lambda folder: save_tiny(name, folder / name), ("tests.architectures",)) / name
 
     return save
 
@@ -52,16 +46,10 @@ def exported(tiny) -> Callable[..., Exported]:
 
     @cache
     def export(name: str, exporter: str) -> Exported:
-        def make(folder: Path) -> None:
-            from qexport.export import export_model
-            from qexport.inputs.models import locate_model
+        from qexport.inputs.models import locate_model
 
-            (folder / name).mkdir()
-            report = export_model(locate_model(tiny(name)), folder / name, exporter=exporter)
-            (folder / REPORT).write_bytes(pickle.dumps(report))
-
-        made = kept(f"{exporter}-{name}", make, EXPORTS)
-        return Exported(path=made / name, source=tiny(name), report=pickle.loads((made / REPORT).read_bytes()))
+        made = exports.kept_export(locate_model(tiny(name)), exporter)
+        return Exported(path=made.path, source=tiny(name), report=made.report)
 
     return lambda name, exporter="fused": export(name, exporter)
 

@@ -11,12 +11,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytest
 
 from qexport import answering, cpu, measure
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def install(patch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """Tiny models and exports that are kept from one run of the tests to the next, and shared by the workers of a run.
 
-An export takes seconds, and depends on nothing but the code that makes it. So the key is a digest of that code: of the
-qexport modules that take part, found by their imports, of the test module that defines the models, and of the versions of
-the libraries. A change of any of them makes another key. ``QEXPORT_TEST_CACHE`` names the folder.
+An export takes seconds, and depends on nothing but the model and the code that makes it. So the key is a digest of both:
+of the model's files, of the modules of this repository that take part, found by their imports, and of the versions of the
+libraries. A change of any of them makes another key. ``QEXPORT_TEST_CACHE`` names the folder.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ UNUSED_S = 14 * 24 * 3600.0
 """An entry under another key that nobody used for so long is removed."""
 
 
-def kept(name: str, make: Callable[[Path], object], modules: tuple[str, ...]) -> Path:
-    """The folder that ``make`` fills once for each state of ``modules`` and all that they import.
+def kept(name: str, make: Callable[[Path], object], modules: tuple[str, ...], given: Path | None = None) -> Path:
+    """The folder that ``make`` fills once for each state of ``modules``, all that they import, and the folder ``given``.
 
     Nothing in it must be written to. An entry whose files are not those that were made is made again.
     """
-    place = _home() / f"{name}-{_key(modules)}"
+    state = _state(modules) + (json.dumps(_digests(given)) if given else "")
+    place = _home() / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
     digests = place.with_name(f"{place.name}.json")
     with FileLock(place.with_name(f"{place.name}.lock")):
         if not digests.is_file() or json.loads(digests.read_text()) != _digests(place):
@@ -76,14 +77,14 @@ def _remove_unused(name: str) -> None:
 
 
 @cache
-def _key(modules: tuple[str, ...]) -> str:
+def _state(modules: tuple[str, ...]) -> str:
     state = hashlib.sha256(f"{platform.python_version()} {platform.machine()}".encode())
     for library in LIBRARIES:
         state.update(f"{library} {_version(library)}\n".encode())
     for path in sorted(sources(modules)):
         content = path.read_bytes()
         state.update(f"{path.relative_to(ROOT).as_posix()} {len(content)}\n".encode() + content)
-    return state.hexdigest()[:16]
+    return state.hexdigest()
 
 
 def _version(library: str) -> str:
