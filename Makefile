@@ -1,6 +1,7 @@
 # Two commands do everything: `make run` (the table of the bundled model) and `make test`.
 #   make run ARGS="gpt2"              the table of another model
 #   make test PYTEST_ARGS="-k text"   some of the tests
+#   make test-deploy CLIENTS=folder   clients of its own; without it, those in the user's cache, which checkouts share
 #   make PYTHON=/path/to/python ...   another interpreter, 3.11 or 3.12
 # Only the package index is needed. On Linux, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves the
 # download of PyTorch's CUDA libraries.
@@ -8,7 +9,7 @@
 PYTHON ?=
 VENV ?= .venv
 GPU_VENV ?= .venv-gpu
-CLIENTS ?= .clients
+CLIENTS ?=
 ARGS ?=
 PYTEST_ARGS ?=
 
@@ -54,9 +55,10 @@ test: $(VENV)/.installed-dev
 
 ## test-deploy  install the clients that artifacts are deployed to, each apart, and prove every target with them
 test-deploy: export QEXPORT_CLIENTS = $(abspath $(CLIENTS))
+# A worker for each file: the images and Triton's server are set up once a worker.
 test-deploy: $(VENV)/.installed-dev
 	$(BIN)/python tests/deploy/clients/install.py
-	$(BIN)/python -m pytest -q -n auto --dist worksteal tests/deploy $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/deploy $(PYTEST_ARGS)
 
 ## check   lint, format, types, import direction
 check: $(VENV)/.installed-dev

@@ -14,7 +14,7 @@ import pytest
 
 from qexport import export, pipeline
 from qexport.inputs.models import ModelSource
-from tests.kept import kept
+from tests.kept import is_of_this_run, kept
 
 MODULES = ("qexport.export", "qexport.inputs.models")
 
@@ -25,6 +25,7 @@ class KeptExport:
 
     path: Path
     report: Any
+    is_of_this_run: bool
 
 
 def kept_export(source: ModelSource, exporter: str) -> KeptExport:
@@ -34,7 +35,8 @@ def kept_export(source: ModelSource, exporter: str) -> KeptExport:
         (folder / "report.pickle").write_bytes(pickle.dumps(report))
 
     made = kept(f"{exporter}-{source.model_type}", make, MODULES, source.path)
-    return KeptExport(path=made / "export", report=pickle.loads((made / "report.pickle").read_bytes()))
+    report = pickle.loads((made / "report.pickle").read_bytes())
+    return KeptExport(path=made / "export", report=report, is_of_this_run=is_of_this_run(made))
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from filelock import FileLock
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = ("ml_dtypes", "numpy", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "optimum", "optimum-onnx")
 LIBRARIES += ("safetensors", "tokenizers", "torch", "transformers")
+RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or f"{os.getpid()} {time.time()}"
 UNUSED_S = 14 * 24 * 3600.0
 """An entry under another key that nobody used for so long is removed."""
 
@@ -36,22 +37,32 @@ def kept(name: str, make: Callable[[Path], object], modules: tuple[str, ...], gi
     """
     state = _state(modules) + (json.dumps(_digests(given)) if given else "")
     place = _home() / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
-    digests = place.with_name(f"{place.name}.json")
+    note = _note(place)
     with FileLock(place.with_name(f"{place.name}.lock")):
-        if not digests.is_file() or json.loads(digests.read_text()) != _digests(place):
-            digests.unlink(missing_ok=True)
+        if not note.is_file() or json.loads(note.read_text())["files"] != _digests(place):
+            note.unlink(missing_ok=True)
             shutil.rmtree(place, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=place.parent, prefix=".unfinished-") as unfinished:
                 folder = Path(unfinished) / "made"
                 folder.mkdir()
                 make(folder)
                 folder.rename(place)
-            part = digests.with_suffix(".part")
-            part.write_text(json.dumps(_digests(place)))
-            part.replace(digests)
+            part = note.with_suffix(".part")
+            part.write_text(json.dumps({"run": RUN, "files": _digests(place)}))
+            part.replace(note)
             _remove_unused(name)
-        os.utime(digests)
+        os.utime(note)
     return place
+
+
+def is_of_this_run(place: Path) -> bool:
+    """True if a worker of this run of the tests made this folder of :func:`kept`."""
+    return bool(json.loads(_note(place).read_text())["run"] == RUN)
+
+
+def _note(place: Path) -> Path:
+    """Beside an entry that is whole: the run that made it, and the digests of its files."""
+    return place.with_name(f"{place.name}.json")
 
 
 def _home() -> Path:
@@ -70,10 +81,10 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _remove_unused(name: str) -> None:
-    for digests in _home().glob(f"{name}-{'[0-9a-f]' * 16}.json"):
-        if time.time() - digests.stat().st_mtime > UNUSED_S:
-            digests.unlink(missing_ok=True)
-            shutil.rmtree(digests.with_suffix(""), ignore_errors=True)
+    for note in _home().glob(f"{name}-{'[0-9a-f]' * 16}.json"):
+        if time.time() - note.stat().st_mtime > UNUSED_S:
+            note.unlink(missing_ok=True)
+            shutil.rmtree(note.with_suffix(""), ignore_errors=True)
 
 
 @cache

@@ -12,11 +12,9 @@ import pytest
 from filelock import FileLock
 
 from qexport.pipeline import export, quantize
-from tests.conftest import ROOT
-from tests.deploy.clients.install import NOTE
+from tests.deploy.clients.install import CLIENTS, NOTE
 from tests.deploy.proof import Case, case_of
 
-CLIENTS = Path(os.environ.get("QEXPORT_CLIENTS", ROOT / ".clients"))
 BUILDS = {
     "fp32": {},
     "int8": {"recipe_name": "int8-static", "options": {"engine": "ort"}},

@@ -16,6 +16,7 @@ from qexport.export import export_model, parity
 from qexport.inputs.models import load_torch_model, locate_model
 from tests.architectures import LONGROPE_SWITCH, TINY, WINDOW
 from tests.export.contract import assert_linear_layers, assert_other_parameters
+from tests.exports import kept_export
 
 WRONG_IN_OPTIMUM = {"phi3": "switch of the rotary factors"}
 """Architectures that Optimum 0.1.0 exports wrongly, and what the parity check must say about them."""
@@ -158,6 +159,18 @@ def test_second_export_is_byte_identical_in_another_process(exported, tmp_path):
     )
     for exporter in exporters:
         assert digests(tmp_path / exporter) == digests(exported("llama", exporter).path)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_kept_export_is_what_the_exporter_makes_in_this_run(tiny, tmp_path, name):
+    """Parity included: an export that computes anything else than torch is refused."""
+    source = locate_model(tiny(name))
+    kept = kept_export(source, "fused")
+    if not kept.is_of_this_run:
+        report = export_model(source, tmp_path, exporter="fused")
+        assert digests(tmp_path) == digests(kept.path)
+        assert (report.weight_bytes, report.parameters) == (kept.report.weight_bytes, kept.report.parameters)
+    assert max(kept.report.parity.values()) < 1e-4
 
 
 def digests(folder):

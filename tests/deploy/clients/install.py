@@ -19,8 +19,11 @@ import venv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from filelock import FileLock
+
 HERE = Path(__file__).resolve().parent
-CLIENTS = Path(os.environ.get("QEXPORT_CLIENTS", HERE.parents[2] / ".clients"))
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+CLIENTS = Path(os.environ.get("QEXPORT_CLIENTS") or CACHE / "qexport-tests" / "clients")
 NOTE = "client.json"
 """Beside what was installed: the digest of what was asked, and the reason where it failed."""
 
@@ -40,17 +43,25 @@ def install(name: str) -> str:
     """Install one client unless it is there as asked; the reason where that fails, or nothing."""
     python_file, node = HERE / f"{name}.txt", HERE / name
     sources = [python_file] if python_file.is_file() else [node / "package.json", node / "package-lock.json"]
-    asked = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    asked = hashlib.sha256(b"".join([sys.version.encode(), *(path.read_bytes() for path in sources)])).hexdigest()
     folder = CLIENTS / name
+    CLIENTS.mkdir(parents=True, exist_ok=True)
+    with FileLock(CLIENTS / f"{name}.lock"):  # several checkouts may share the folder
+        return _install(sources, folder, asked)
+
+
+def _install(sources: list[Path], folder: Path, asked: str) -> str:
     note = folder / NOTE
     if note.is_file() and json.loads(note.read_text()) == {"asked": asked, "reason": ""}:
         return ""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        if python_file.is_file():
-            venv.create(folder, with_pip=True)
-            _run([folder / "bin" / "python", "-m", "pip", "install", "-q", "-r", python_file], folder)
+        if sources[0].suffix == ".txt":
+            venv.create(folder)
+            # A client imports a small part of what it depends on, so bytecode of all of it would take half of the time.
+            pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python"]
+            _run([*pip, "install", "-q", "--no-compile", "-r", sources[0]], folder)
         else:
             for source in sources:
                 shutil.copy(source, folder)
