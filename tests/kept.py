@@ -92,7 +92,7 @@ def _state(modules: tuple[str, ...]) -> str:
     state = hashlib.sha256(f"{platform.python_version()} {platform.machine()}".encode())
     for library in LIBRARIES:
         state.update(f"{library} {_version(library)}\n".encode())
-    for path in sorted(sources(modules)):
+    for path in sorted(sources((*modules, __name__))):  # this module too: it says what an entry looks like
         content = path.read_bytes()
         state.update(f"{path.relative_to(ROOT).as_posix()} {len(content)}\n".encode() + content)
     return state.hexdigest()
