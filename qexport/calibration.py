@@ -17,6 +17,7 @@ from qexport import progress, runtime
 from qexport.errors import ContractError, InputError
 from qexport.files import write_whole
 from qexport.numerics import histogram
+from qexport.portable import make_portable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -124,7 +125,7 @@ def calibrate(
     names = sorted(set(tensors))
     graph = [artifact.sha256, edit.digest if edit else ""]
     settings = [names, tokens.sha256, method_label(method), PREFILL_CHUNK, DECODE_STEPS]
-    key = hashlib.sha256(json.dumps([2, graph, settings]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([3, graph, settings]).encode()).hexdigest()
     cached = cache_folder() / "ranges" / f"{key}.json"
     ranges = _read_ranges(cached, names)
     if ranges is None:
@@ -275,10 +276,14 @@ def _steps(window: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 
 def _observer(model: ir.Model, names: Sequence[str], folder: Path) -> Path:
-    """The graph with the observed tensors and the cache as its only outputs: the head does not even run."""
+    """The graph with the observed tensors and the cache as its only outputs: the head does not even run.
+
+    Its values do not depend on the CPU, see :mod:`qexport.portable`.
+    """
     import onnx_ir as ir
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+    make_portable(model)
     graph = model.graph
     values = {value.name: value for node in graph for value in node.outputs}
     values.update({value.name: value for value in graph.inputs})

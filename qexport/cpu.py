@@ -40,6 +40,11 @@ def isa() -> tuple[str, ...]:
     return tuple(sorted(flags & set(INT8_ISA)))
 
 
+def has_fma() -> bool:
+    """Say whether this is an x86-64 processor with AVX2 and FMA: every Intel and AMD server since 2015."""
+    return {"avx2", "fma"} <= set(_cpuinfo().get("flags", "").split())
+
+
 def has_vnni() -> bool:
     """Whether products of 8-bit integers are summed in 32 bits.
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Moments:
     """Of one activation ``[rows, channels]`` over all tokens of the calibration text."""
 
-    hessian: NDArray[np.float32]
+    hessian: NDArray[np.float64]
     """``x.T @ x / rows``, ``[channels, channels]``."""
     magnitude: NDArray[np.float32]
     """The mean of ``|x|``, ``[channels]``."""
@@ -47,14 +47,14 @@ def moments(
     """
     calibration.require_windows(tokens)
     names = sorted(set(tensors))
-    sums: dict[str, NDArray[np.float32]] = {}
+    sums: dict[str, NDArray[np.float64]] = {}
     magnitudes: dict[str, NDArray[np.float64]] = {}
     rows = 0
     for values in calibration.stream(model.clone(), names, tokens, what=what):
         for name in names:
-            x = values[name].reshape(-1, values[name].shape[-1])
+            x = values[name].reshape(-1, values[name].shape[-1]).astype(np.float64)
             if name not in sums:
-                sums[name] = np.zeros((x.shape[1], x.shape[1]), np.float32)
+                sums[name] = np.zeros((x.shape[1], x.shape[1]))
                 magnitudes[name] = np.zeros(x.shape[1])
             sums[name] += x.T @ x
             magnitudes[name] += np.abs(x).sum(axis=0)
@@ -62,5 +62,5 @@ def moments(
     for name, total in sums.items():
         if not np.isfinite(total).all():
             raise ContractError(f"{name}: not finite on the calibration text; the model overflows in fp32")
-        np.divide(total, np.float32(rows), out=total)
+        np.divide(total, rows, out=total)
     return {name: Moments(hessian=sums[name], magnitude=(magnitudes[name] / rows).astype(np.float32)) for name in names}

@@ -18,6 +18,7 @@ import numpy as np
 from qexport import runtime
 from qexport.errors import ContractError
 from qexport.graph import cut
+from qexport.portable import make_portable
 from qexport.selection import layer_of
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ Values = dict[str, "NDArray[Any]"]
 class Drifted:
     """Second moments of one activation over all tokens; ``X`` in the float graph, ``Y`` in the rounded one."""
 
-    hessian: NDArray[np.float32]
+    hessian: NDArray[np.float64]
     """``Y.T @ Y / rows``, ``[channels, channels]``."""
-    drift: NDArray[np.float32]
+    drift: NDArray[np.float64]
     """``(X - Y).T @ Y / rows``, ``[channels, channels]``."""
 
 
@@ -65,11 +66,13 @@ class SideBySide:
             ContractError: the activation is not finite.
         """
         self._enter(len(self._order) if layer is None else self._order[layer])
-        hessian: NDArray[np.float32] | None = None
-        drift: NDArray[np.float32] | None = None
+        hessian: NDArray[np.float64] | None = None
+        drift: NDArray[np.float64] | None = None
         rows = 0
         for exact, rounded in zip(*(self._run(side, [tensor]) for side in (0, 1)), strict=True):
-            x, y = (values[tensor].reshape(-1, values[tensor].shape[-1]) for values in (exact, rounded))
+            x, y = (
+                values[tensor].reshape(-1, values[tensor].shape[-1]).astype(np.float64) for values in (exact, rounded)
+            )
             hessian = y.T @ y + (0 if hessian is None else hessian)
             drift = (x - y).T @ y + (0 if drift is None else drift)
             rows += len(y)
@@ -77,7 +80,7 @@ class SideBySide:
         assert drift is not None
         if not (np.isfinite(hessian).all() and np.isfinite(drift).all()):
             raise ContractError(f"{tensor}: not finite on the calibration text; the model overflows in fp32")
-        return Drifted(hessian=hessian / np.float32(rows), drift=drift / np.float32(rows))
+        return Drifted(hessian=hessian / rows, drift=drift / rows)
 
     def _enter(self, layer: int) -> None:
         """Run both graphs up to a layer, and keep what enters it instead of what is kept now."""
@@ -109,6 +112,7 @@ class SideBySide:
 
         held = self._held[side]
         part = cut(self._models[side], inputs=list(held[0]) if held else [], outputs=outputs)
+        make_portable(part)
         with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
             path = Path(folder) / "part.onnx"
             ir.save(part, path, external_data="part.data")

@@ -8,6 +8,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import qexport  # noqa: F401  # it chooses numpy's kernels, so it comes before numpy
+
+# isort: split
 import numpy as np
 import pytest
 

@@ -39,10 +39,10 @@ def awq_scale(
         hessian: ``X^T X / rows`` of the activations, ``[in, in]``.
         magnitude: mean ``|x|`` of each channel, ``[in]``.
     """
-    single = np.asarray(hessian, np.float32)
+    exact = np.asarray(hessian, np.float64)
     best, least = np.ones(len(magnitude), np.float32), np.inf
     for scale in _candidates(np.asarray(magnitude, np.float64)):
-        error = sum(_error(weight, grid, single, scale) for weight in weights)
+        error = sum(_error(weight, grid, exact, scale) for weight in weights)
         if error < least:
             best, least = scale, error
     return best
@@ -61,7 +61,7 @@ def _candidates(magnitude: NDArray[np.float64]) -> Iterator[Floats]:
             yield (scale / np.sqrt(scale.max() * scale.min())).astype(np.float32)
 
 
-def _error(weight: Floats, grid: Grid, hessian: Floats, scale: Floats) -> float:
+def _error(weight: Floats, grid: Grid, hessian: NDArray[np.float64], scale: Floats) -> float:
     """The squared error of all outputs of a weight that is rounded with its columns scaled."""
     total = 0.0
     for rows in row_blocks(weight.shape):

@@ -6,12 +6,14 @@ The packed forms are those of the operators MatMulNBits and GatherBlockQuantized
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+Floats = TypeVar("Floats", "NDArray[np.float32]", "NDArray[np.float64]")
 
 PART_ELEMENTS = 1 << 18
 """Weights are rounded and packed in parts of about so many elements, which stay in a core's cache."""
@@ -127,10 +129,8 @@ def storable(scale: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
     return np.copysign(size, scale)
 
 
-def nearest(
-    blocks: NDArray[np.float32], scale: NDArray[np.float32], zero: NDArray[np.float32], grid: Grid
-) -> NDArray[np.float32]:
-    """The levels ``[..., block]`` nearest to the weights, with scales and zero points ``[...]``."""
+def nearest(blocks: Floats, scale: Floats, zero: Floats, grid: Grid) -> Floats:
+    """The levels ``[..., block]`` nearest to the weights, with scales and zero points ``[...]``, in the weights' dtype."""
     levels = blocks / scale[..., None]
     np.rint(levels, out=levels)
     levels += zero[..., None]

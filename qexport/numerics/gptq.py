@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
+    Doubles = NDArray[np.float64]
 
 DEFAULT_DAMPING = 0.1
 DRIFT_DAMPING = 0.3
@@ -40,6 +41,9 @@ def gptq(
     et al., https://arxiv.org/abs/2210.17323). Coordinate descent follows: in each sweep every block's scale is solved
     for exactly and every weight rounded anew, given all others. A row that fares worse than with :func:`rtn` keeps that.
 
+    All sums are in float64: a rounding decision would have to lie within about 1e-12 of a tie for another BLAS or another
+    vector width to decide it otherwise. In float32 every CPU gave integers of its own.
+
     Args:
         weight: ``[out, in]``.
         grid: the levels.
@@ -50,18 +54,17 @@ def gptq(
     exact = _damped(hessian, damping)
     order = np.argsort(-exact.diagonal(), kind="stable") if act_order else np.arange(len(exact))
     feedback = _feedback(exact[np.ix_(order, order)])
-    single = exact.astype(np.float32)
     plain = rtn(weight, grid)
     integers, scale, zero = plain.integers, plain.scale, plain.zero_point
     for rows in row_blocks(weight.shape):
-        before = output_error(weight[rows] - _rows(plain, rows).dequantize(), single)
-        rounding = _Rounding(weight[rows], grid, single)
+        before = output_error(weight[rows] - _rows(plain, rows).dequantize(), exact)
+        rounding = _Rounding(weight[rows], grid, exact)
         rounding.in_order(order, feedback)
         for _ in range(SWEEPS):
             rounding.sweep()
-        better = (output_error(rounding.error, single) < before)[:, None]
+        better = (output_error(rounding.error, exact) < before)[:, None]
         np.copyto(integers[rows], rounding.levels, where=better, casting="unsafe")
-        np.copyto(scale[rows], rounding.scale, where=better)
+        np.copyto(scale[rows], rounding.scale, where=better, casting="same_kind")
         if zero is not None:
             np.copyto(zero[rows], rounding.zero, where=better, casting="unsafe")
     return plain
@@ -89,19 +92,20 @@ def follow_float(
     return weight + np.linalg.solve(_damped(hessian, damping), moved.T).T.astype(np.float32)
 
 
-def output_error(error: Floats, hessian: Floats) -> Floats:
+def output_error(error: NDArray[np.floating[Any]], hessian: Doubles) -> Doubles:
     """The squared error ``e H e^T`` of each output, ``[out]``, from the error ``[out, in]`` of its weights."""
-    squared: Floats = np.einsum("oi,oi->o", error @ hessian, error)
+    exact = error.astype(np.float64, copy=False)
+    squared: Doubles = np.einsum("oi,oi->o", exact @ hessian, exact)
     return squared
 
 
-def searched_range(blocks: Floats, grid: Grid, importance: Floats) -> tuple[Floats, Floats]:
+def searched_range(blocks: Floats, grid: Grid, importance: Doubles) -> tuple[Floats, Floats]:
     """Scales and zero points ``[...]`` with the least squared error of ``[..., block]``, weighted with ``importance``."""
     best = full_range(blocks, grid)
-    least = np.full(best[0].shape, np.inf, np.float32)
+    least = np.full(best[0].shape, np.inf)
     for scale, zero in _ranges(blocks, grid):
         error = (nearest(blocks, scale, zero, grid) - zero[..., None]) * scale[..., None] - blocks
-        loss = np.einsum("...b,...b->...", np.square(error, out=error), importance)
+        loss = np.einsum("...b,...b->...", np.square(error, dtype=np.float64), importance)
         better = loss < least
         for kept, new in zip((least, *best), (loss, scale, zero), strict=True):
             np.copyto(kept, new, where=better)
@@ -124,17 +128,17 @@ def _ranges(blocks: Floats, grid: Grid) -> Iterator[tuple[Floats, Floats]]:
 
 
 class _Rounding:
-    """Some rows of a weight while they are rounded; all arrays float32."""
+    """Some rows of a weight while they are rounded; all arrays float64, scales as they are stored."""
 
-    def __init__(self, weight: Floats, grid: Grid, hessian: Floats) -> None:
-        self.weight, self.grid, self.hessian = weight, grid, hessian
-        blocks = split(weight, grid)
+    def __init__(self, weight: Floats, grid: Grid, hessian: Doubles) -> None:
+        self.weight, self.grid, self.hessian = weight.astype(np.float64), grid, hessian
         importance = split(hessian.diagonal()[None], grid)[0]
-        self.scale, self.zero = searched_range(blocks, grid, importance)
-        self.levels = np.empty_like(weight)
-        self.error = np.zeros_like(weight)
+        scale, zero = searched_range(split(weight, grid), grid, importance)
+        self.scale, self.zero = scale.astype(np.float64), zero.astype(np.float64)
+        self.levels = np.empty_like(self.weight)
+        self.error = np.zeros_like(self.weight)
 
-    def in_order(self, order: NDArray[np.intp], feedback: Floats) -> None:
+    def in_order(self, order: NDArray[np.intp], feedback: Doubles) -> None:
         """GPTQ: each column is rounded with what the errors before it ask of it, see :func:`_feedback`."""
         error = np.zeros_like(self.weight)
         for start in range(0, len(order), STRIDE):
@@ -161,15 +165,15 @@ class _Rounding:
                 self.error[:, column] = self._round(column, target)
                 slope += (self.error[:, column] - before)[:, None] * inner[number]
 
-    def _round(self, column: int, target: Floats) -> Floats:
+    def _round(self, column: int, target: Doubles) -> Doubles:
         """Set the levels of a column to those nearest to a target; returns the column's error."""
         block = column // self.grid.block_size
         scale, zero = self.scale[:, block], self.zero[:, block]
         self.levels[:, column] = level = nearest(target[:, None], scale, zero, self.grid)[:, 0]
-        error: Floats = self.weight[:, column] - (level - zero) * scale
+        error: Doubles = self.weight[:, column] - (level - zero) * scale
         return error
 
-    def _rescale(self, block: int, columns: slice, slope: Floats, inner: Floats) -> Floats:
+    def _rescale(self, block: int, columns: slice, slope: Doubles, inner: Doubles) -> Doubles:
         """Give a block the scale that is best with its levels; returns what that adds to its error."""
         steps = self.levels[:, columns] - self.zero[:, block, None]
         curvature = output_error(steps, inner)
@@ -178,8 +182,8 @@ class _Rounding:
         )
         old = self.scale[:, block]
         # A scale near zero or beyond would undo the search for it.
-        new = np.where((old + gain) / old > 0.5, storable(old + gain, self.grid), old)
-        added: Floats = (old - new)[:, None] * steps
+        new = np.where((old + gain) / old > 0.5, storable((old + gain).astype(np.float32), self.grid), old)
+        added: Doubles = (old - new)[:, None] * steps
         self.scale[:, block] = new
         self.error[:, columns] += added
         return added
@@ -191,7 +195,7 @@ def _rows(blocks: Blocks, rows: slice) -> Blocks:
     return Blocks(integers=blocks.integers[rows], scale=blocks.scale[rows], zero_point=zero, grid=blocks.grid)
 
 
-def _damped(hessian: NDArray[np.floating[Any]], damping: float) -> NDArray[np.float64]:
+def _damped(hessian: NDArray[np.floating[Any]], damping: float) -> Doubles:
     """The Hessian in float64 with a larger diagonal; the identity where it is all zeros."""
     damped = np.array(hessian, np.float64)
     mean = float(damped.diagonal().mean())
@@ -199,7 +203,7 @@ def _damped(hessian: NDArray[np.floating[Any]], damping: float) -> NDArray[np.fl
     return damped
 
 
-def _feedback(hessian: NDArray[np.float64]) -> Floats:
+def _feedback(hessian: Doubles) -> Doubles:
     """What the error of each weight asks of every later one, ``[in, in]``, unit upper triangular.
 
     With ``H = R R^T`` and ``R`` upper triangular, ``E H E^T`` is the sum of the squares of ``E R``, and column ``j`` of
@@ -207,5 +211,5 @@ def _feedback(hessian: NDArray[np.float64]) -> Floats:
     nearest level makes it smallest. This is what GPTQ gets from the Cholesky factor of the inverse, without inverting.
     """
     upper = np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]
-    unit: Floats = (upper / upper.diagonal()).astype(np.float32)
+    unit: Doubles = upper / upper.diagonal()
     return unit

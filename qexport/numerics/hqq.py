@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-POWER = np.float32(0.7)
+POWER = 0.7
 """Errors count with this power of their size."""
 ROUNDS = 20
 """Rounds of the solver."""
@@ -44,44 +44,48 @@ def hqq(weight: Floats, grid: Grid) -> Blocks:
     )
 
 
-def objective(error: Floats) -> Floats:
-    """Sum of the powers of the errors of each block, ``[...]`` from ``[..., block]``."""
-    return np.asarray((np.abs(error) ** POWER).sum(axis=-1), np.float32)
+def objective(error: Floats) -> NDArray[np.float64]:
+    """Sum of the powers of the errors of each block, ``[...]`` from ``[..., block]``.
+
+    In float64, as all sums and powers here: those of float32 differ with the CPU in their last bits.
+    """
+    return np.asarray((np.abs(error.astype(np.float64)) ** POWER).sum(axis=-1))
 
 
 def _fitted_range(blocks: Floats, grid: Grid) -> tuple[Floats, Floats]:
     """The scales and zero points ``[...]`` of the best round of the solver for weights ``[..., block]``."""
     scale, zero = full_range(blocks, grid)
     best = scale.copy(), zero.copy()
-    least = np.full(scale.shape, np.inf, np.float32)
+    least = np.full(scale.shape, np.inf)
     for number in range(ROUNDS):
         levels = nearest(blocks, scale, zero, grid)
         error = blocks - (levels - zero[..., None]) * scale[..., None]
         loss = objective(error)
         better = loss < least
-        for kept, new in zip((least, *best), (loss, scale, zero), strict=True):
+        np.copyto(least, loss, where=better)
+        for kept, new in zip(best, (scale, zero), strict=True):
             np.copyto(kept, new, where=better)
-        target = blocks - _shrunk(error, scale, np.float32(SHARPNESS * 1.1**number))
+        target = blocks - _shrunk(error, scale, SHARPNESS * 1.1**number)
         scale, zero = _fit(target, levels, scale, zero, grid)
     return best
 
 
-def _shrunk(error: Floats, scale: Floats, sharpness: np.float32) -> Floats:
+def _shrunk(error: Floats, scale: Floats, sharpness: float) -> NDArray[np.float64]:
     """The errors that are taken for outliers, and zeros: the proximal step of the lp-norm, in units of the scale."""
     unit = np.abs(scale)[..., None]
-    size = np.abs(error) / unit
-    size -= np.maximum(size, np.float32(1e-6)) ** (POWER - 1) / sharpness
+    size = (np.abs(error) / unit).astype(np.float64)
+    size -= np.maximum(size, 1e-6) ** (POWER - 1) / sharpness
     return np.copysign(np.maximum(size, 0, out=size) * unit, error)
 
 
-def _fit(target: Floats, levels: Floats, scale: Floats, zero: Floats, grid: Grid) -> tuple[Floats, Floats]:
+def _fit(target: NDArray[np.float64], levels: Floats, scale: Floats, zero: Floats, grid: Grid) -> tuple[Floats, Floats]:
     """The scales and whole zero points with which the levels lie closest to a target, by least squares."""
-    steps = levels - zero[..., None]
     if not grid.symmetric:
-        zero = np.clip(np.rint(levels.mean(axis=-1) - target.mean(axis=-1) / scale), 0, grid.top)
-        steps = levels - zero[..., None]
+        middle = levels.mean(axis=-1, dtype=np.float64) - target.mean(axis=-1) / scale
+        zero = np.clip(np.rint(middle), 0, grid.top).astype(np.float32)
+    steps = (levels - zero[..., None]).astype(np.float64)
     along = np.einsum("...b,...b->...", steps, target)
     length = np.einsum("...b,...b->...", steps, steps)
-    fitted = np.divide(along, length, out=scale.copy(), where=length > 0)
+    fitted = np.divide(along, length, out=scale.astype(np.float64), where=length > 0).astype(np.float32)
     usable = fitted / scale > 0.5
     return np.where(usable, storable(fitted, grid), scale), zero

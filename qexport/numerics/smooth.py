@@ -72,12 +72,13 @@ def search(
     weight_peaks = np.asarray(np.max([channel_peaks(weight, axis=0) for weight in weights], axis=0), np.float32)
     seen, tried = (rows[::2], rows[1::2]) if fixed else (rows, rows)
     seen_peaks = np.abs(seen).max(axis=0) if fixed else peaks
-    exact = tried @ together
+    exact = tried.astype(np.float64) @ together
 
     def error(scale: NDArray[np.float32]) -> float:
         integers, steps = quantize_channels(together * scale[:, None], axis=1, levels=levels)
-        product = rounded(tried / scale, seen / scale) @ (integers * steps)
-        return float(np.square(product - exact).sum(dtype=np.float64))
+        # In float64, so that no BLAS decides which strength is the best.
+        product = rounded(tried / scale, seen / scale).astype(np.float64) @ (integers * steps)
+        return float(np.square(product - exact).sum())
 
     errors = {strength: error(smoothing_scale(seen_peaks, weight_peaks, strength)) for strength in STRENGTHS}
     best = min(errors, key=errors.__getitem__)

@@ -369,7 +369,7 @@ def _batches(items: Sequence[T], tensor: Callable[[T], str], sizes: Mapping[str,
     held: set[str] = set()
     for item in items:
         more = held | {tensor(item)}
-        if not batches or sum(4 * sizes[name] ** 2 for name in more) > HESSIAN_BYTES:
+        if not batches or sum(8 * sizes[name] ** 2 for name in more) > HESSIAN_BYTES:
             batches.append([])
             more = {tensor(item)}
         held = more
