@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from qexport.deploy import deploy
 from tests.deploy.proof import MODELS, NEW_TOKENS, TEXTS
@@ -24,6 +23,8 @@ def loaded(case, tmp_path):
 
 
 def generate(model, ids, mask):
+    import torch
+
     rows = torch.tensor(ids)
     output = model.generate(
         rows, attention_mask=torch.tensor(mask), max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0

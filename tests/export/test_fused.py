@@ -7,9 +7,6 @@ from collections import Counter
 import onnx
 import onnx_ir as ir
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, GPTJConfig, LlamaConfig
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from qexport.errors import UnsupportedHere
 from qexport.export import parity
@@ -24,6 +21,8 @@ SMALL = {"vocab_size": 64, "max_position_embeddings": 32, "initializer_range": 0
 
 def state_of(model):
     """Whatever an export could leave changed."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
     namespace = __import__(type(model).__module__, fromlist=["apply_rotary_pos_emb"])
     return (
         sorted(ALL_ATTENTION_FUNCTIONS.valid_keys()),
@@ -36,12 +35,16 @@ def state_of(model):
 
 
 def logits_of(model, length):
+    import torch
+
     ids = torch.arange(length)[None] % model.config.vocab_size
     with torch.inference_mode():
         return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 
 
 def test_model_and_transformers_are_as_before():
+    import torch
+
     model = tiny_model("phi3")
     before, logits = state_of(model), logits_of(model, 20)
     export_fused(model, signature_of(model))
@@ -50,6 +53,8 @@ def test_model_and_transformers_are_as_before():
 
 
 def test_model_and_transformers_are_as_before_when_it_fails():
+    from transformers import AutoModelForCausalLM
+
     model = AutoModelForCausalLM.from_config(dynamic_rope()).eval()
     before = state_of(model)
     with pytest.raises(UnsupportedHere):
@@ -59,17 +64,23 @@ def test_model_and_transformers_are_as_before_when_it_fails():
 
 def dynamic_rope():
     """Rotary angles computed anew from the longest length seen so far: a state that a graph does not have."""
+    from transformers import LlamaConfig
+
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     return LlamaConfig(**SMALL, **small, rope_scaling={"rope_type": "dynamic", "factor": 2.0})
 
 
 def own_attention():
     """An architecture whose code does not ask the attention interface."""
+    from transformers import GPTJConfig
+
     return GPTJConfig(vocab_size=64, n_positions=32, n_embd=16, n_layer=1, n_head=2, rotary_dim=4)
 
 
 @pytest.mark.parametrize("config", [dynamic_rope, own_attention])
 def test_what_cannot_be_traced_is_refused_in_one_line(config, capfd):
+    from transformers import AutoModelForCausalLM
+
     model = AutoModelForCausalLM.from_config(config()).eval()
     signature = signature_of(model)
     capfd.readouterr()
@@ -110,6 +121,8 @@ def stretched_rope_and_biases():
 
 @pytest.mark.parametrize("config", [scaled_by_layer, windows_in_some_layers, stretched_rope_and_biases])
 def test_variants_of_an_architecture_are_exact_too(config, tmp_path):
+    from transformers import AutoModelForCausalLM
+
     model = AutoModelForCausalLM.from_config(config()).eval()
     signature = signature_of(model)
     graph = export_fused(model, signature)
@@ -120,6 +133,8 @@ def test_variants_of_an_architecture_are_exact_too(config, tmp_path):
 
 @pytest.mark.parametrize("length", [LONGROPE_SWITCH, LONGROPE_SWITCH + 1])
 def test_long_rotary_factors_are_chosen_where_transformers_chooses_them(length):
+    import torch
+
     model = tiny_model("phi3")
     rotary = model.model.rotary_emb
     hidden, positions = torch.zeros(1, length, 32), torch.arange(length)[None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from transformers import AutoModelForCausalLM, PersimmonConfig
 
 from qexport.errors import UnsupportedHere
 from qexport.export.optimum import export_optimum
@@ -19,6 +18,8 @@ def test_model_is_as_before():
 
 
 def test_unknown_architecture_is_refused_in_one_line():
+    from transformers import AutoModelForCausalLM, PersimmonConfig
+
     small = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     model = AutoModelForCausalLM.from_config(PersimmonConfig(**small, num_attention_heads=2)).eval()
     assert optimum_config(model) is None

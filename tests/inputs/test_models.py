@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file, save_file
 
 from qexport.errors import InputError
@@ -18,6 +17,8 @@ from qexport.inputs.models import copy_side_files, load_tokenizer, load_torch_mo
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import torch
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -53,6 +54,8 @@ def shard(folder: Path) -> None:
 
 
 def pickle_weights(folder: Path, **changed: torch.Tensor) -> None:
+    import torch
+
     state = {name: torch.from_numpy(value) for name, value in load_file(folder / WEIGHTS).items()} | changed
     torch.save(state, folder / "pytorch_model.bin")
     (folder / WEIGHTS).unlink()
@@ -83,6 +86,8 @@ def test_the_digest_is_of_the_weights_and_of_nothing_else(model_folder, set_conf
 
 
 def test_the_torch_model_is_fp32_and_in_evaluation(model_folder):
+    import torch
+
     rewrite(model_folder, lambda tensors: tensors.update({k: v.astype(np.float16) for k, v in tensors.items()}))
     model = load_torch_model(locate_model(model_folder))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -107,6 +112,8 @@ def test_side_files_make_a_folder_whole_without_weights(model_folder, tmp_path):
 
 
 def test_shards_load_as_one_file_does(model_folder):
+    import torch
+
     whole = load_torch_model(locate_model(model_folder)).state_dict()
     shard(model_folder)
     source = locate_model(model_folder)
@@ -260,6 +267,7 @@ def test_one_weight_that_is_not_finite(model_folder, value, dtype):
 
 
 def test_bfloat16_weights_are_checked_too(model_folder):
+    import torch
     from safetensors.torch import load_file as load_torch
     from safetensors.torch import save_file as save_torch
 
@@ -331,6 +339,8 @@ class Canary:
 
 
 def test_pickled_weights_are_refused_and_not_read(model_folder, tmp_path):
+    import torch
+
     (model_folder / WEIGHTS).unlink()
     canary = tmp_path / "ran"
     torch.save({"x": Canary(str(canary))}, model_folder / "pytorch_model.bin")
@@ -340,6 +350,8 @@ def test_pickled_weights_are_refused_and_not_read(model_folder, tmp_path):
 
 
 def test_pickled_weights_that_are_allowed(model_folder):
+    import torch
+
     expected = load_torch_model(locate_model(model_folder)).state_dict()
     pickle_weights(model_folder)
     source = locate_model(model_folder, allow_pickle=True)
@@ -349,11 +361,15 @@ def test_pickled_weights_that_are_allowed(model_folder):
 
 
 def test_pickled_weights_are_checked_as_safetensors_are(model_folder):
+    import torch
+
     pickle_weights(model_folder, **{"transformer.ln_f.bias": torch.full((16,), torch.nan)})
     refused(model_folder, "transformer.ln_f.bias", "NaN or infinite", allow_pickle=True)
 
 
 def test_safetensors_are_preferred_even_where_pickle_is_allowed(model_folder):
+    import torch
+
     torch.save({}, model_folder / "pytorch_model.bin")
     assert locate_model(model_folder, allow_pickle=True).weight_files == (model_folder / WEIGHTS,)
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from transformers import AutoConfig
 
 from qexport.artifact import Artifact
 from qexport.layouts import Request
@@ -36,6 +35,8 @@ PAIRS = [("llama", "fused"), *((name, "fused" if name == "phi3" else "optimum") 
 
 @pytest.mark.parametrize(("name", "exporter"), PAIRS)
 def test_the_configuration_is_that_of_the_graph(fp32, tmp_path, name, exporter):
+    from transformers import AutoConfig
+
     artifact = fp32(name, exporter)
     laid, config = lay(artifact, tmp_path / "out")
     model, decoder = config["model"], config["model"]["decoder"]

@@ -6,7 +6,6 @@ import json
 
 import pytest
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
 
 from qexport.artifact import load_artifact
 from qexport.errors import InputError, QExportError, UnsupportedHere
@@ -57,6 +56,8 @@ def config_of(folder):
 
 def check_alike(art, folder):
     """What other runtimes read, and what transformers reads in the layout, encodes as transformers does in the artifact."""
+    from transformers import AutoTokenizer
+
     wanted = AutoTokenizer.from_pretrained(art.path, local_files_only=True)
     again = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     alone = Tokenizer.from_file(str(folder / TOKENIZER))
@@ -196,6 +197,8 @@ def only_among_its_added_tokens(folder):
 @pytest.mark.parametrize("change", [only_in_the_configuration, only_among_its_added_tokens])
 def test_tokens_that_only_transformers_adds(settled, change):
     """Of chats they are the ones that matter; onnxruntime-genai and Transformers.js read them from tokenizer.json only."""
+    from transformers import AutoTokenizer
+
     art, out, _ = settled(change)
     wanted = AutoTokenizer.from_pretrained(art.path, local_files_only=True)
     assert len(wanted(USER).input_ids) == 1, "or the test is none"
@@ -242,6 +245,8 @@ def test_what_was_settled_is_settled(settled, fp32, tmp_path, change):
 
 
 def test_no_bos_where_there_is_none(settled):
+    from transformers import AutoTokenizer
+
     def change(folder):
         edit(folder / CONFIG, bos_token=...)
         edit(folder / SPECIAL, bos_token=...)
@@ -285,6 +290,8 @@ def test_a_template_in_the_configuration_stays(settled):
 
 def test_of_named_templates_the_usual_one_is_put_in(settled):
     """onnxruntime-genai 0.18 does not load a folder whose chat_template is no text: `type must be string, but is array`."""
+    from transformers import AutoTokenizer
+
     art, out, told = settled(among_named_ones)
     assert config_of(out)["chat_template"] == TEMPLATE
     assert "chat template" in told[CONFIG]
