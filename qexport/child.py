@@ -2,6 +2,7 @@
 
 A child (``python -m qexport.measure`` and its like) reads one line of JSON from stdin, which stays open: its end tells the
 child that whoever asked is gone. It leaves its answer in a file, out of the reach of whatever libraries print.
+A :class:`Conversation` asks one child several questions, one line each, and gets one line for each.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -90,6 +92,75 @@ def watch_child(
                     child.stdin.close()
 
 
+class Conversation:
+    """A child that answers question after question until it is closed."""
+
+    def __init__(self, module: str, output: Path, *, threads: int) -> None:
+        """Start ``python -m module``.
+
+        Args:
+            module: whose ``main`` calls :func:`converse`.
+            output: file for what libraries print there.
+            threads: of OpenMP, for libraries that hear of them in no other way.
+        """
+        self._output = output
+        with output.open("wb") as log:
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", "-m", module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment(threads),
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def ask(self, question: str, what: str, timeout_s: float) -> str:
+        """The answer to one line.
+
+        Args:
+            question: one line.
+            what: is asked, for the log.
+            timeout_s: after which the child counts as hung.
+
+        Raises:
+            UnsupportedHere: the child died or gave no answer in time; it cannot be asked again.
+        """
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            self._child.kill()
+
+        timer = threading.Timer(timeout_s, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):  # the end of its answers tells of its death
+                self._child.stdin.write(question.encode() + b"\n")
+                self._child.stdin.flush()
+            line = self._child.stdout.readline()
+        finally:
+            timer.cancel()
+        if line.endswith(b"\n"):
+            return line.decode()
+        code = self._child.wait()
+        raise no_answer(what, None if late.is_set() else code, self._output, timeout_s)
+
+    def close(self) -> None:
+        """End the child."""
+        self._child.kill()
+        self._child.wait()
+        for pipe in (self._child.stdin, self._child.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):  # of what a child that died has not read
+                    pipe.close()
+
+
 def environment(threads: int) -> dict[str, str]:
     """The variables of a child."""
     return os.environ | {
@@ -142,6 +213,30 @@ def read_question() -> bytes:
     line = sys.stdin.buffer.readline()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     return line
+
+
+def converse(answer: Callable[[bytes], str]) -> None:
+    """In the child: answer the lines of stdin until the process that asks them is gone or wants no more.
+
+    What anything prints to stdout from now on goes to stderr: stdout holds the answers alone.
+    """
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read_lines, args=(lines,), daemon=True).start()
+    while True:
+        answers.write(answer(lines.get()).encode() + b"\n")
+        answers.flush()
+
+
+def _read_lines(lines: queue.SimpleQueue[bytes]) -> None:
+    # As _end_with_parent does, while the main thread works on an answer.
+    unread = b""
+    while more := os.read(0, 1 << 16):
+        *whole, unread = (unread + more).split(b"\n")
+        for line in whole:
+            lines.put(line)
+    os._exit(1)
 
 
 def _end_with_parent() -> None:

@@ -343,7 +343,13 @@ def compare(
     threads: ThreadsOption = None,
     engine: EngineOption = None,
     exporter: ExporterOption = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Fresh processes per row for what is timed.")] = 3,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="A fresh process for every figure, and three in turn for what is timed: slow."),
+    ] = False,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", min=1, help="As --full, with so many fresh processes for what is timed.")
+    ] = None,
     stand_in: Annotated[
         bool, typer.Option("--stand-in", help="Random weights of the experiment's architecture instead of the model.")
     ] = False,
@@ -384,7 +390,7 @@ def compare(
                 threads=threads,
                 engine=engine or "inc",
                 exporter=exporter,
-                rounds=rounds,
+                rounds=rounds or (comparison.LATENCY_ROUNDS if full else None),
                 keep_artifacts=keep_artifacts,
                 trust=_trust(allow_pickle, trust_remote_code),
                 stand_in=stand_in_size if stand_in else None,
@@ -846,10 +852,14 @@ def _set_up_stderr(*, quiet: bool, verbose: bool) -> None:
     level = logging.DEBUG if verbose else logging.ERROR
     logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(name)s: %(message)s")
     logging.getLogger("qexport").setLevel(level)
-    if not quiet and sys.stderr.isatty():
+    if not quiet:
         from qexport import progress, progress_bars
 
-        progress.install(progress_bars.Bars(_console(stderr=True)).task)
+        if sys.stderr.isatty():
+            bars = progress_bars.Bars(_console(stderr=True))
+            progress.install(bars.task, bars.stage)
+        else:
+            progress.install(announcer=progress_bars.Lines(_console(stderr=True)).stage)
 
 
 @contextlib.contextmanager

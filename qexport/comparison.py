@@ -16,7 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qexport import fits, measure, pipeline, resume, targets
+from qexport import fits, measure, pipeline, progress, resume, schedule, targets
 from qexport.answering import Apart
 from qexport.artifact import Artifact, sweep
 from qexport.catalogue import CATALOGUE, metrics_of, require_known, require_tasks
@@ -30,6 +30,7 @@ from qexport.inputs.models import ModelSource, load_tokenizer, locate_model, sto
 from qexport.inputs.prompts import Prompts, encode_prompts, load_prompts
 from qexport.inputs.stand_in import Size, make_stand_in, stand_in_config
 from qexport.inputs.text import Text, TokenSet, load_text, make_sentences, make_windows
+from qexport.interleaved import PROBES_HERE, TIMED, Interleaved
 from qexport.measure import PROBES, AnswerKey, Job, Probe
 from qexport.pipeline import REFERENCE, Trust
 from qexport.recipes import Fp32, Recipe, TorchSchemes, recipe
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from qexport.runtime import Provider
 
 LATENCY_ROUNDS = 3
-"""Fresh processes per artifact for what is timed, the artifacts in turn."""
+"""Fresh processes per artifact where what is timed takes turns of fresh processes."""
 DEFAULT_METRICS = (
     "disk_bytes",
     "weight_bytes",
@@ -71,7 +72,9 @@ class CompareOptions:
     """Of the rows that do not name one."""
     exporter: Exporter | None = None
     """None takes the one whose graphs the provider can run."""
-    rounds: int = LATENCY_ROUNDS
+    rounds: int | None = None
+    """Of fresh processes for what is timed, and a fresh process for each other figure too. None gives each row one
+    process, in which what is timed takes turns in short batches; on a device it takes :data:`LATENCY_ROUNDS`."""
     keep_artifacts: bool = False
     trust: Trust = Trust()  # noqa: RUF009  # it is frozen
     stand_in: Size | None = None
@@ -192,6 +195,7 @@ def compare(
         )
         journal.require_like(run.conditions())
         records = run.measured(wanted, calibration, work)
+        progress.stage("writing the report", schedule.expected_s(schedule.REPORT))
         title = experiment.title + (f", stand-in ({options.stand_in})" if options.stand_in else "")
         write_report(records, folder, title=title, overwrite=overwrite or options.resume)
         journal.close()
@@ -373,9 +377,11 @@ class _Run:
         unasked = {row.label: self._unasked(row, tasks) for row in wanted}
         unanswered = [row for row in wanted if unasked[row.label]]
         rows = {row.label: row for several in (*missing.values(), unanswered) for row in several}
-        built = self._build(list(rows.values()), calibration, work) if rows else {}
-        for name, several in missing.items():
-            self._probe(name, [built[row.label] for row in several])
+        with Interleaved(self.journal.add) as interleaved:
+            built = self._built(list(rows.values()), missing, interleaved, calibration, work) if rows else {}
+            for name, several in missing.items():
+                if not self._interleaves(name):
+                    self._probe(name, [built[row.label] for row in several])
         for row in unanswered:
             self._ask(built[row.label], unasked[row.label])
         for task, reason in away.items():
@@ -449,12 +455,56 @@ class _Run:
         probe = PROBES[name]
         return list(wanted) if missing and isinstance(probe, Probe) and probe.rounds else missing
 
-    def _build(self, wanted: Sequence[_Wanted], calibration: Text, work: Path) -> dict[str, _Built]:
+    def _interleaves(self, probe: str) -> bool:
+        """Whether a probe is answered by the one process of each row."""
+        return probe in PROBES_HERE and self.options.rounds is None and self.options.provider == "cpu"
+
+    def _built(
+        self,
+        wanted: Sequence[_Wanted],
+        missing: Mapping[str, Sequence[_Wanted]],
+        interleaved: Interleaved,
+        calibration: Text,
+        work: Path,
+    ) -> dict[str, _Built]:
+        """The artifacts of rows; while one is made, the rows before it are measured where that disturbs nothing."""
+
         @cache
         def exported(exporter: Exporter) -> Artifact:
             return pipeline.export_source(self.source, work / f"fp32-{exporter}", exporter)
 
-        return {row.label: self._build_row(row, exported, calibration, work) for row in wanted}
+        own = {name: {row.label for row in several} for name, several in missing.items() if self._interleaves(name)}
+        timed = [name for name in TIMED if own.get(name)]
+        ordered = sorted(wanted, key=lambda row: schedule.place(row.recipe.name))
+        after = schedule.expected_s(schedule.REPORT)
+        plan = schedule.Schedule(
+            [
+                *(schedule.row_s(row.recipe.name, scored=bool(own)) for row in ordered),
+                schedule.expected_s(schedule.SCORING),
+                *([schedule.expected_s(schedule.TIMING)] * (len(wanted) * len(timed))),
+                after,
+            ]
+        )
+        built: dict[str, _Built] = {}
+        for number, row in enumerate(ordered, start=1):
+            plan.announce(f"row {number} of {len(ordered)}, {row.label}")
+            made = built[row.label] = self._build_row(row, exported, calibration, work)
+            jobs: dict[str, Job] = {}
+            for name in (name for name, rows in own.items() if row.label in rows):
+                if made.artifact is None:
+                    self.journal.add([self._skipped(made, metric) for metric in PROBES[name].metrics])
+                else:
+                    jobs[name] = self._job(name, row, made.artifact)
+            if jobs:
+                interleaved.start(jobs)
+            interleaved.collect()
+            plan.done()
+        plan.announce("scoring text")
+        interleaved.collect(wait=True)
+        plan.done()
+        if timed:
+            interleaved.time(left_s=after * plan.pace)
+        return built
 
     def _build_row(self, wanted: _Wanted, exported: _Exported, calibration: Text, work: Path) -> _Built:
         folder = work / re.sub(r"[^a-z0-9]+", "-", wanted.label.lower()).strip("-")
@@ -488,7 +538,7 @@ class _Run:
                 jobs.append(self._job(name, row.wanted, row.artifact))
             else:
                 self.journal.add([self._skipped(row, metric) for metric in probe.metrics])
-        rounds = self.options.rounds if isinstance(probe, Probe) and probe.rounds else 1
+        rounds = (self.options.rounds or LATENCY_ROUNDS) if isinstance(probe, Probe) and probe.rounds else 1
         measure.measure_rounds(jobs, rounds, done=self.journal.add)
 
     def _job(self, name: str, wanted: _Wanted, artifact: Artifact) -> Job:

@@ -25,8 +25,9 @@ from qexport.artifact import Artifact, load_artifact
 from qexport.catalogue import CATALOGUE
 from qexport.conditions import here, identity, import_runtime, of_session
 from qexport.errors import InputError, NotComparable, QExportError, UnsupportedHere, near_names
+from qexport.load import Meter
 from qexport.metrics import Run, Trial, footprint, generation, latency, once, perplexity, session
-from qexport.record import Conditions, Measurement, Published
+from qexport.record import OTHERS, Conditions, Measurement, Published
 from qexport.runtime import Observe, Provider, ProviderUnavailable, Session, open_session, warm_up
 from qexport.torch_runtime import torch_warm_up
 
@@ -151,6 +152,8 @@ class Job:
     """Threads for the runtime; None takes every processor this process may use."""
     warmups: int = _WARMUPS
     round: int = 0
+    repeats: int = 1
+    """Passes over all sequences in a round; the quickest of each sequence counts."""
     new_tokens: int = 0
     """To generate after each prompt; in a session at most so many."""
     stop: tuple[int, ...] = ()
@@ -174,6 +177,7 @@ class _Question(BaseModel):
     threads: int
     warmups: int
     round: int
+    repeats: int = 1
     new_tokens: int
     stop: tuple[int, ...]
     sequences: Path
@@ -204,6 +208,10 @@ class _Answer(BaseModel):
     message: str = ""
 
 
+Ask = Callable[[Job, Artifact, "TokenSet"], _Answer]
+"""Runs a job; raises UnsupportedHere where that cannot be done here."""
+
+
 def require_provider(provider: Provider) -> None:
     """Make sure, before any work, that a fresh process can run something on ``provider``.
 
@@ -227,10 +235,10 @@ def require_provider(provider: Provider) -> None:
         raise ProviderUnavailable(lines[-1].partition("ProviderUnavailable: ")[2] or lines[-1])
 
 
-def measure(job: Job) -> list[Measurement]:
+def measure(job: Job, ask: Ask | None = None) -> list[Measurement]:
     """Run one probe of one artifact, in a fresh process where anything is run: a measurement for each of its metrics.
 
-    What cannot run here, does not fit into memory, loses its device, dies or never answers gives measurements that are
+    ``ask`` runs it in another way. What cannot run here, does not fit into memory, loses its device, dies or never answers gives measurements that are
     ``skipped`` with the reason.
 
     Raises:
@@ -253,7 +261,7 @@ def measure(job: Job) -> list[Measurement]:
         return _records(job, artifact, probe.metrics, _Answer(), skipped=_NO_DEVICE)
     try:
         fits.require_fit(artifact, job.provider)
-        answer = _ask_child(job, artifact, job.tokens)
+        answer = (ask or _ask_child)(job, artifact, job.tokens)
     except UnsupportedHere as error:
         return _records(job, artifact, probe.metrics, _Answer(), skipped=str(error))
     return _records(job, artifact, probe.metrics, _judged(answer, job.key))
@@ -297,19 +305,32 @@ def measure_rounds(
     measurements of a job as soon as its last round is.
     """
     taken: list[list[list[Measurement]]] = [[] for _ in jobs]
+    merged: list[list[Measurement]] = []
     what = ", ".join(sorted({job.probe for job in jobs}))
+    meter = Meter()
     with progress.task(f"measuring {what}", total=rounds * len(jobs)) as advance:
         for number in range(rounds):
             for job, mine in zip(jobs, taken, strict=True):
                 mine.append(measure(replace(job, round=number)))
                 if number == rounds - 1:
-                    done(_merged(mine))
+                    records = [merge_rounds(records) for records in zip(*mine, strict=True)]
+                    merged.append(with_load(records, meter.share_of_others()) if _is_timed(job.probe) else records)
+                    done(merged[-1])
                 advance()
-    return [_merged(mine) for mine in taken]
+    return merged
 
 
-def _merged(rounds: Sequence[list[Measurement]]) -> list[Measurement]:
-    return [merge_rounds(records) for records in zip(*rounds, strict=True)]
+def _is_timed(name: str) -> bool:
+    probe = PROBES[name]
+    return isinstance(probe, Probe) and probe.rounds
+
+
+def with_load(records: Sequence[Measurement], others: float) -> list[Measurement]:
+    """Timed records with the part of the machine that other processes took meanwhile among their facts."""
+    return [
+        record if record.skipped else record.model_copy(update={"facts": record.facts | {OTHERS: round(others, 4)}})
+        for record in records
+    ]
 
 
 def merge_rounds(records: Sequence[Measurement]) -> Measurement:
@@ -368,6 +389,25 @@ def _records(
     return records
 
 
+def question_of(job: Job, artifact: Artifact, tokens: TokenSet, folder: Path) -> _Question:
+    """A job in the form a child gets it, with its token ids in ``folder``."""
+    question = _Question(
+        artifact=artifact.path.resolve(),
+        probe=job.probe,
+        provider=job.provider,
+        threads=job.threads or cpu.cores(),
+        warmups=job.warmups,
+        round=job.round,
+        repeats=job.repeats,
+        new_tokens=job.new_tokens,
+        stop=job.stop,
+        sequences=folder / "sequences.npz",
+        answer=folder / "answer.json",
+    )
+    np.savez(question.sequences, *tokens.sequences)
+    return question
+
+
 def _ask_child(job: Job, artifact: Artifact, tokens: TokenSet) -> _Answer:
     """Run a job in a process of its own.
 
@@ -377,29 +417,31 @@ def _ask_child(job: Job, artifact: Artifact, tokens: TokenSet) -> _Answer:
     """
     with tempfile.TemporaryDirectory(prefix="qexport-measure-") as name:
         folder = Path(name)
-        question = _Question(
-            artifact=artifact.path.resolve(),
-            probe=job.probe,
-            provider=job.provider,
-            threads=job.threads or cpu.cores(),
-            warmups=job.warmups,
-            round=job.round,
-            new_tokens=job.new_tokens,
-            stop=job.stop,
-            sequences=folder / "sequences.npz",
-            answer=folder / "answer.json",
-        )
-        np.savez(question.sequences, *tokens.sequences)
+        question = question_of(job, artifact, tokens, folder)
         output = folder / "output"
         code = child.run_child(
             "qexport.measure", question.model_dump_json(), output, threads=question.threads, timeout_s=job.timeout_s
         )
         if code is None or not question.answer.is_file():
             raise child.no_answer(f"{job.probe} of {job.row}", code, output, job.timeout_s)
-        answer = _Answer.model_validate_json(question.answer.read_text())
+        return read_answer(question.answer.read_text())
+
+
+def read_answer(text: str) -> _Answer:
+    """What a child left.
+
+    Raises:
+        QExportError: the error that it stopped with.
+    """
+    answer = _Answer.model_validate_json(text)
     if answer.error is not None:
         raise child.raised(answer.error, answer.message)
     return answer
+
+
+def failed(error: QExportError) -> _Answer:
+    """The answer of a child that an error stopped."""
+    return _Answer(error=type(error).__name__, message=str(error))
 
 
 def main() -> None:
@@ -408,51 +450,108 @@ def main() -> None:
     try:
         answer = _answer(question)
     except QExportError as error:
-        answer = _Answer(error=type(error).__name__, message=str(error))
+        answer = failed(error)
     beside = question.answer.with_suffix(".part")
     beside.write_text(answer.model_dump_json())
     beside.replace(question.answer)
 
 
+def keep_answering() -> None:
+    """The child of :mod:`qexport.worker`: questions about one artifact, until no more come."""
+    subject: Subject | None = None
+
+    def answer(line: bytes) -> str:
+        nonlocal subject
+        question = _Question.model_validate_json(line)
+        try:
+            subject = subject or Subject(question.artifact, question.provider)
+            found = subject.answer(question, keep=True)
+        except QExportError as error:
+            found = failed(error)
+        return found.model_dump_json()
+
+    child.converse(answer)
+
+
 def _answer(question: _Question) -> _Answer:
-    artifact = load_artifact(question.artifact)
-    probe = PROBES[question.probe]
-    if not isinstance(probe, Probe):
-        raise InputError(f"{question.probe}: nothing of it is run")
-    with np.load(question.sequences) as archive:
-        sequences = tuple(archive[f"arr_{index}"] for index in range(len(archive.files)))
-    device_start_bytes = cuda.used_bytes() if question.provider == "cuda" else None
-    versions = import_runtime(artifact.manifest)
-    if artifact.manifest.kind == "onnx":
-        warm_up(question.provider)
-    else:
-        torch_warm_up(artifact.path, question.provider)
-    trial = Trial(
-        sequences=sequences,
-        warmups=question.warmups,
-        round=question.round,
-        baseline_rss_bytes=ram.rss_bytes(),
-        new_tokens=question.new_tokens,
-        stop=question.stop,
-        folder=artifact.path,
-        device_start_bytes=device_start_bytes,
-    )
-    conditions = here()
+    return Subject(question.artifact, question.provider).answer(question)
 
-    def opened() -> Session:
-        """The session; what it ran under is kept, and the session is not, so that it can be freed."""
-        nonlocal conditions
-        session = open_session(
-            artifact, provider=question.provider, threads=question.threads, observe=probe.observe, replay=probe.replay
+
+class Subject:
+    """An artifact in this process: its runtime is imported and warm, so that the memory added later is the artifact's."""
+
+    def __init__(self, artifact: Path, provider: Provider) -> None:
+        """Import the runtime.
+
+        Raises:
+            UnsupportedHere: it is not installed, or the provider is not there.
+        """
+        self._artifact, self._provider = load_artifact(artifact), provider
+        self._device_start_bytes = cuda.used_bytes() if provider == "cuda" else None
+        self._versions = import_runtime(self._artifact.manifest)
+        if self._artifact.manifest.kind == "onnx":
+            warm_up(provider)
+        else:
+            torch_warm_up(artifact, provider)
+        self._baseline_rss_bytes = ram.rss_bytes()
+        self._kept: tuple[tuple[int, Observe], Session] | None = None
+
+    def answer(self, question: _Question, *, keep: bool = False) -> _Answer:
+        """Run one probe.
+
+        Args:
+            question: of this artifact and provider.
+            keep: leave the session open for the next question that asks for the same one.
+
+        Raises:
+            QExportError: see the errors of the probe.
+        """
+        probe = PROBES[question.probe]
+        if not isinstance(probe, Probe):
+            raise InputError(f"{question.probe}: nothing of it is run")
+        with np.load(question.sequences) as archive:
+            sequences = tuple(archive[f"arr_{index}"] for index in range(len(archive.files)))
+        trial = Trial(
+            sequences=sequences,
+            warmups=question.warmups,
+            round=question.round,
+            repeats=question.repeats,
+            baseline_rss_bytes=self._baseline_rss_bytes,
+            new_tokens=question.new_tokens,
+            stop=question.stop,
+            folder=self._artifact.path,
+            device_start_bytes=self._device_start_bytes,
         )
-        conditions = of_session(session, versions)
-        return session
+        conditions = here()
 
-    figures = {
-        metric: _Figure(columns=samples.columns, samples=samples.rows, warmups=samples.warmups, facts=samples.facts)
-        for metric, samples in probe.run(opened, trial).items()
-    }
-    return _Answer(figures=figures, conditions=conditions)
+        def opened() -> Session:
+            """The session; it is not held here where nobody keeps it, so that the probe can free it."""
+            nonlocal conditions
+            session = self._session(question, probe, keep=keep)
+            conditions = of_session(session, self._versions)
+            return session
+
+        figures = {
+            metric: _Figure(columns=samples.columns, samples=samples.rows, warmups=samples.warmups, facts=samples.facts)
+            for metric, samples in probe.run(opened, trial).items()
+        }
+        return _Answer(figures=figures, conditions=conditions)
+
+    def _session(self, question: _Question, probe: Probe, *, keep: bool) -> Session:
+        wanted = (question.threads, probe.observe)
+        if self._kept is not None and self._kept[0] == wanted:
+            return self._kept[1]
+        self._kept = None  # two at once would take the memory of two
+        session = open_session(
+            self._artifact,
+            provider=self._provider,
+            threads=question.threads,
+            observe=probe.observe,
+            replay=probe.replay,
+        )
+        if keep:
+            self._kept = (wanted, session)
+        return session
 
 
 if __name__ == "__main__":

@@ -1,21 +1,27 @@
-"""Progress bars on a terminal, for :mod:`qexport.progress`."""
+"""Progress for :mod:`qexport.progress`: bars on a terminal, a line for each stage elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from qexport.progress import left
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from qexport.progress import Advance
 
+_EVERY_S = 10.0
+"""Between two lines of :class:`Lines`."""
+
 
 class Bars:
-    """Bars that come with a task and go with it; tasks may be nested."""
+    """Bars that come with a task and go with it; tasks may be nested. Stages are lines above them."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -28,6 +34,7 @@ class Bars:
             transient=True,
         )
         self._open = 0
+        self.stage = Lines(self._progress.console).stage
 
     @contextlib.contextmanager
     def task(self, description: str, total: int | None) -> Iterator[Advance]:
@@ -43,3 +50,18 @@ class Bars:
             self._open -= 1
             if self._open == 0:
                 self._progress.stop()
+
+
+class Lines:
+    """A plain line for each stage, none sooner than :data:`_EVERY_S` after the one before."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._shown_s = -_EVERY_S
+
+    def stage(self, description: str, left_s: float) -> None:
+        """One line, or nothing so soon after the last."""
+        now = time.perf_counter()
+        if now - self._shown_s >= _EVERY_S:
+            self._shown_s = now
+            self._console.print(f"{description}: {left(left_s)}")

@@ -18,6 +18,8 @@ from qexport.errors import InputError
 from qexport.files import write_whole
 
 RECORD_SCHEMA = 2
+OTHERS = "share_of_others"
+"""The fact of a timed record that says which part of the machine's processors other processes took meanwhile, 0 to 1."""
 RECORDS_NAME = "records.jsonl"
 """The file of records in a report's folder."""
 

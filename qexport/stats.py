@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -190,6 +191,25 @@ def median_ratio(values: ArrayLike, base_values: ArrayLike, *, seed: int = 0) ->
     rng = np.random.default_rng(seed)
     resampled = np.median(ratios[rng.integers(0, len(ratios), size=(RESAMPLES, len(ratios)))], axis=1)
     return _interval(float(np.median(ratios)), resampled)
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """A 95 % interval of the median, whatever the distribution: between two of the values, as near the middle as may be.
+
+    Below six values no two of them are 95 % sure to enclose it, and the interval is their range.
+
+    >>> median_interval([3.0, 1.0, 2.0]), median_interval([float(n) for n in range(1, 13)])
+    ((1.0, 3.0), (3.0, 10.0))
+    """
+    ranked, n = sorted(values), len(values)
+    outside, below = 1.0 - CONFIDENCE, 0.0
+    cut = 0
+    for number in range(n // 2):
+        below += math.comb(n, number) / 2**n
+        if 2 * below > outside:
+            break
+        cut = number
+    return ranked[cut], ranked[n - 1 - cut]
 
 
 def percentile(values: Sequence[float], q: float) -> float:

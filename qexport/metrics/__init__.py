@@ -29,6 +29,8 @@ class Trial:
     """Which of several fresh processes this is."""
     baseline_rss_bytes: int
     """Resident memory with the libraries imported and nothing loaded."""
+    repeats: int = 1
+    """Passes over all sequences; the quickest of each sequence counts."""
     new_tokens: int = 0
     """To generate after each sequence; with ``stop`` at most so many."""
     stop: tuple[int, ...] = ()

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from qexport import stats
 from qexport.catalogue import CATALOGUE, Form
 from qexport.errors import InputError, NotComparable
-from qexport.record import Measurement
+from qexport.record import OTHERS, Measurement
 from qexport.stats import Interval, McNemar
 
 UNSTABLE = 0.10
-"""Rounds whose medians spread by more than this part of their median make a figure unstable."""
+"""A figure is unstable where the interval of the median over its rounds is wider than this part of it."""
+BUSY = 0.05
+"""The machine was busy where other processes took more than this part of its processors while figures were timed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,9 @@ class Latency:
     """``(seconds, tokens, round)`` as recorded."""
     ratio: Interval | None
     spread: float
-    """How far the rounds' medians lie apart, as a part of their median."""
+    """The width of the interval of the median over the rounds' medians, as a part of that median."""
+    busy: bool = False
+    """Other processes took their part of the machine meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,7 @@ class Repeated:
     rounds: int
     ratio: Interval | None
     spread: float
+    busy: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,9 +152,14 @@ def plain_ratio(figure: Figure) -> float | None:
             return None
 
 
-def unstable(figure: Figure) -> bool:
+def wide(figure: Figure) -> bool:
     """Whether a figure's rounds lie too far apart to be trusted."""
     return isinstance(figure, Latency | Repeated) and figure.spread > UNSTABLE
+
+
+def unstable(figure: Figure) -> bool:
+    """Whether a figure's rounds lie too far apart, and no other process is to blame for it."""
+    return isinstance(figure, Latency | Repeated) and wide(figure) and not figure.busy
 
 
 def _size(record: Measurement, reference: Measurement | None) -> Size:
@@ -163,9 +173,10 @@ def _latency(record: Measurement, reference: Measurement | None) -> Latency:
     ratio = None
     if reference is not None:
         ours, theirs = _by_place(record), _by_place(reference)
-        if {key: n for key, (_, n) in ours.items()} != {key: n for key, (_, n) in theirs.items()}:
+        common = [key for key in theirs if key in ours]  # a slow row takes part in some of the rounds only
+        if not common or _lengths(ours) != _lengths(theirs):
             raise _unlike_sequences(record, reference)
-        ratio = stats.median_ratio([ours[key][0] for key in theirs], [time for time, _ in theirs.values()])
+        ratio = stats.median_ratio([ours[key][0] for key in common], [theirs[key][0] for key in common])
     by_round: dict[float, list[float]] = defaultdict(list)
     for time, number in zip(times, rounds, strict=True):
         by_round[number].append(time)
@@ -175,6 +186,7 @@ def _latency(record: Measurement, reference: Measurement | None) -> Latency:
         samples=tuple((t, int(n), int(r)) for t, n, r in zip(times, tokens, rounds, strict=True)),
         ratio=ratio,
         spread=_spread(median(own) for own in by_round.values()),
+        busy=_busy(record),
     )
 
 
@@ -189,10 +201,20 @@ def _by_place(record: Measurement) -> dict[tuple[float, int], tuple[float, float
     return keyed
 
 
+def _lengths(by_place: Mapping[tuple[float, int], tuple[float, float]]) -> set[tuple[int, float]]:
+    """The tokens of the sequence at each position."""
+    return {(position, tokens) for (_, position), (_, tokens) in by_place.items()}
+
+
 def _spread(rounds: Iterable[float]) -> float:
     values = list(rounds)
     middle = median(values)
-    return (max(values) - min(values)) / middle if middle > 0 else 0.0
+    low, high = stats.median_interval(values)
+    return (high - low) / middle if middle > 0 else 0.0
+
+
+def _busy(record: Measurement) -> bool:
+    return float(record.facts.get(OTHERS, 0.0)) > BUSY
 
 
 def _repeated(record: Measurement, reference: Measurement | None) -> Repeated:
@@ -205,6 +227,7 @@ def _repeated(record: Measurement, reference: Measurement | None) -> Repeated:
         rounds=len(values),
         ratio=Interval(value=median(ratios), low=min(ratios), high=max(ratios)) if ratios else None,
         spread=_spread(values),
+        busy=_busy(record),
     )
 
 

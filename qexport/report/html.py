@@ -128,11 +128,12 @@ def _task_notes(table: Table) -> str:
 
 
 def _warnings(table: Table) -> str:
-    lines = words.warnings(table)
-    if not lines:
+    on_times = words.on_times(table)
+    if not on_times:
         return ""
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'\n<h3 id="warnings">Warnings</h3>\n<p class="machine">{escape(words.UNSTABLE)}</p>\n<ul class="missing">{items}</ul>'
+    items = "".join(f"<li>{escape(line)}</li>" for line in words.warnings(table))
+    rows = f'\n<ul class="missing">{items}</ul>' if items else ""
+    return f'\n<h3 id="warnings">Warnings</h3>\n<p class="machine">{escape(on_times)}</p>{rows}'
 
 
 def _missing(table: Table) -> str:

@@ -37,8 +37,10 @@ def markdown(table: Table, *, title: str, charts: Sequence[Chart]) -> str:
         sections += [f"### {group.capitalize()}", _grid(table, columns)]
     if notes := words.task_notes(table):
         sections += ["## How tasks were scored", _list(map(escaped, notes))]
+    if on_times := words.on_times(table):
+        sections += ["## Warnings", on_times]
     if unstable := words.warnings(table):
-        sections += ["## Warnings", words.UNSTABLE, _list(map(escaped, unstable))]
+        sections.append(_list(map(escaped, unstable)))
     if missing := gaps(table):
         sections += ["## Not measured", _list(escaped(words.gap_sentence(gap, table)) for gap in missing)]
     for chart in charts:

@@ -265,7 +265,8 @@ def _footer(table: Table, columns: Sequence[Column]) -> Iterator[str]:
         yield f"Published: {'; '.join(table.sources)}"
     if notes := words.task_notes(table):
         yield from ("", "How tasks were scored", *(f"  {note}" for note in notes))
-    if lines := words.warnings(table):
-        yield from ("", "Warnings", "~ " + words.UNSTABLE, *(f"  {line}" for line in lines))
+    if on_times := words.on_times(table):
+        lines = words.warnings(table)
+        yield from ("", "Warnings", f"~ {on_times}" if lines else on_times, *(f"  {line}" for line in lines))
     if missing := gaps(table):
         yield from ("", "Not measured", *(f"  {words.gap_sentence(gap, table)}" for gap in missing))

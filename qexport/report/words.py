@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from qexport.catalogue import CATALOGUE
-from qexport.record import Measurement, Published
+from qexport.record import OTHERS, Measurement, Published
 from qexport.report.figures import (
+    BUSY,
     Accuracy,
     Answer,
     Estimate,
@@ -18,6 +19,7 @@ from qexport.report.figures import (
     Size,
     plain,
     unstable,
+    wide,
 )
 from qexport.report.table import COLUMN, MUST_AGREE, Column, Gap, Row, Run, Table
 from qexport.stats import Interval, McNemar
@@ -128,9 +130,26 @@ def warnings(table: Table) -> tuple[str, ...]:
 
 
 UNSTABLE = (
-    "Unstable: the medians of the rounds spread by more than 10 %. Something else took the machine's time, or its clock "
-    "moved; measure again before you rely on these figures."
+    "Unstable: the 95 % interval of the median over rounds, or the range of few rounds, is wider than 10 % of the median. "
+    "The machine's clock moved, or something that qexport does not see took its time; measure again before you rely on these figures."
 )
+
+
+def on_times(table: Table) -> str:
+    """One sentence about the times of the whole table; empty where they are stable.
+
+    A busy machine is said once here, instead of beside each figure.
+    """
+    busy = max((float(record.facts.get(OTHERS, 0.0)) for record in table.records), default=0.0)
+    if busy > BUSY:
+        wide_rows = sum(any(wide(row.figure(column.metric)) for column in table.columns) for row in table.rows)
+        share = f"{busy:.0%}".replace("%", " %")
+        return (
+            f"The machine was busy: other processes took {share} of its processors while times were measured, and "
+            f"{wide_rows} of {len(table.rows)} rows have times whose rounds lie more than 10 % apart. Measure again on a "
+            "quiet machine before you rely on times."
+        )
+    return UNSTABLE if warnings(table) else ""
 
 
 def against(table: Table) -> str:

@@ -1,0 +1,66 @@
+"""The parent's side of a child that keeps one artifact and answers several questions: figures that cannot disturb each other.
+
+Its memory is measured first, in a process that is still fresh; then the text is scored, and then the child waits for the
+batches of what is timed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qexport import child, cpu, measure
+from qexport.errors import QExportError
+
+if TYPE_CHECKING:
+    from qexport.artifact import Artifact
+    from qexport.inputs.text import TokenSet
+    from qexport.measure import Job, _Answer
+
+
+class Worker:
+    """The process of one row; if it dies, the next question starts another."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="qexport-worker-")
+        self._conversation: child.Conversation | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process; None where none runs."""
+        return None if self._conversation is None else self._conversation.pid
+
+    def ask(self, job: Job, artifact: Artifact, tokens: TokenSet) -> _Answer:
+        """Run a job, as :func:`qexport.measure.measure` asks it.
+
+        Raises:
+            UnsupportedHere: the process died, or gave no answer in time.
+            QExportError: the error that the job stopped with.
+        """
+        folder = Path(self._folder.name)
+        threads = job.threads or cpu.cores()
+        if self._conversation is None:
+            self._conversation = child.Conversation("qexport.worker", folder / "output", threads=threads)
+        question = measure.question_of(job, artifact, tokens, folder)
+        try:
+            line = self._conversation.ask(question.model_dump_json(), f"{job.probe} of {job.row}", job.timeout_s)
+        except QExportError:
+            self.end()
+            raise
+        return measure.read_answer(line)
+
+    def end(self) -> None:
+        """End the process."""
+        if self._conversation is not None:
+            self._conversation.close()
+            self._conversation = None
+
+    def close(self) -> None:
+        """End the process and remove its files."""
+        self.end()
+        self._folder.cleanup()
+
+
+if __name__ == "__main__":
+    measure.keep_answering()
