@@ -16,9 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qexport import answering, cpu, measure
+from qexport.artifact import file_sha256
 
 if TYPE_CHECKING:
     import pytest
+
+SCORES = ("perplexity", "sentence perplexity")
+_remembered: dict[Any, Any] = {}
+"""Answers by all that they depend on, the bytes of the artifact's files among it."""
 
 
 def install(patch: pytest.MonkeyPatch) -> None:
@@ -28,7 +33,18 @@ def install(patch: pytest.MonkeyPatch) -> None:
 
 
 def _measured_here(job: measure.Job, artifact: Any, tokens: Any) -> Any:
-    """The answer of the child, through the files and the JSON that the child uses."""
+    """The answer of the child; the scores of an fp32 artifact, to which all others are compared, are remembered."""
+    if artifact.manifest.recipe != "fp32" or job.probe not in SCORES:
+        return _asked_here(job, artifact, tokens)
+    files = tuple((path.name, file_sha256(path)) for path in sorted(artifact.path.iterdir()))
+    key = (job.probe, job.threads or cpu.cores(), job.provider, tokens.description, tokens.sha256, files)
+    if key not in _remembered:
+        _remembered[key] = _asked_here(job, artifact, tokens)
+    return _remembered[key]
+
+
+def _asked_here(job: measure.Job, artifact: Any, tokens: Any) -> Any:
+    """Through the files and the JSON that the child uses."""
     with tempfile.TemporaryDirectory(prefix="qexport-measure-") as name:
         folder = Path(name)
         given = {field: getattr(job, field) for field in measure._Question.model_fields if hasattr(job, field)}

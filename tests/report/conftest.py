@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
+from qexport import stats
 from qexport.catalogue import CATALOGUE
 from qexport.record import Conditions, Measurement, Published
 from qexport.report.table import Table, build_table
@@ -194,6 +195,14 @@ def make_records(
     return records
 
 
+@pytest.fixture(scope="package", autouse=True)
+def _few_resamples() -> Iterator[None]:
+    """Intervals are shown here, and tested in tests/test_stats.py; most of the time would go into resampling."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stats, "RESAMPLES", 200)
+        yield
+
+
 @pytest.fixture(scope="session")
 def make() -> Callable[..., list[Measurement]]:
     """:func:`make_records`, for tests that need a run of their own."""
@@ -221,22 +230,22 @@ def two_runs() -> list[Measurement]:
     return [*first, *(r.model_copy(update={"conditions": r.conditions.model_copy(update=there)}) for r in second)]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def table(records) -> Table:
     return build_table(records)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def full(everything) -> Table:
     return build_table(everything)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def merged(two_runs) -> Table:
     return build_table(two_runs)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def answered() -> Table:
     """96 questions of GSM8K: fp32 has 48 right, one row loses 10 and gains 2 of them, and one loses all."""
     base = [1.0] * 48 + [0.0] * 48
