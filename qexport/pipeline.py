@@ -124,7 +124,7 @@ def export_source(source: ModelSource, folder: Path, exporter: Exporter, *, over
                 exporter=exporter,
                 recipe="fp32",
                 weight_bytes=report.weight_bytes,
-                settings={"parity_max_logit_difference": max(report.parity.values())},
+                settings=dict(report.settings),
                 versions=_versions("torch", "transformers", "onnx", "onnxruntime"),
             )
         )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from qexport import progress
 from qexport.artifact import ONNX_NAME
 from qexport.graph import EXTERNAL_DATA_BYTES, save
 from qexport.inputs.models import ModelSource, copy_side_files, load_torch_model
+
+if TYPE_CHECKING:
+    from qexport.export.parity import Difference
 
 Exporter = Literal["fused", "fused-cuda", "optimum"]
 """``fused``: GroupQueryAttention, padding on either side. ``fused-cuda``: in the form that its CUDA kernel takes, in 16 bits
@@ -25,15 +28,27 @@ class ExportReport:
     """What an export came to.
 
     Attributes:
-        parity: for each case tried the largest absolute difference of a logit from torch's.
+        parity: for each case tried the largest differences of a logit from torch in float64: the graph's, and the noise,
+            which is that of torch in float32.
         weight_bytes: bytes of the graph's initializers.
         parameters: the model's weights, tied ones counted once.
     """
 
     exporter: Exporter
-    parity: dict[str, float]
+    parity: dict[str, Difference]
     weight_bytes: int
     parameters: int
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The largest differences over all cases, for a manifest."""
+        found = self.parity.values()
+        return {
+            "parity_max_logit_difference": max(case.graph for case in found),
+            "parity_max_logit_difference_deviations": max(case.graph_deviations for case in found),
+            "noise_max_logit_difference": max(case.noise for case in found),
+            "noise_max_logit_difference_deviations": max(case.noise_deviations for case in found),
+        }
 
 
 def export_model(
@@ -80,9 +95,10 @@ def export_model(
         copy_side_files(source, folder)
         advance()
         del graph
-        differences = parity.check(folder / ONNX_NAME, torch_model, signature, right_only=exporter == "fused-cuda")
+        differences = parity.check(folder / ONNX_NAME, torch_model, signature, exporter=exporter)
         advance()
-    _log.info("%s: largest difference of a logit from torch %.2g", source.name, max(differences.values()))
+    name, closest = max(differences.items(), key=lambda item: item[1].graph / item[1].allowed)
+    _log.info("%s: nearest to a refusal is %s: %s, allowed are %.3g", source.name, name, closest, closest.allowed)
     return ExportReport(
         exporter=exporter,
         parity=differences,

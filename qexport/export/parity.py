@@ -3,12 +3,16 @@
 Both run the same steps, each on its own cache: whole prompts, prompts continued token by token and in pieces, batches of
 unequal lengths padded on either side, and lengths on both sides of every switch in the architecture (sliding window,
 long rotary factors). Logits are compared where a real token stands.
+
+The reference is torch in float64. Torch's own float32 differs from it too: that is the model's noise, on this machine and
+in this case, and the graph may differ by a small multiple of it (docs/decisions/0016).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from qexport.errors import ParityError
+from qexport.export.float64 import float64
 from qexport.export.operators import attention_set
 from qexport.export.signature import Signature
 
@@ -24,8 +29,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PretrainedConfig, PreTrainedModel
 
-TOLERANCE = 1e-4
-"""Largest difference of a logit, in standard deviations of the case's logits. Exports were measured at 1e-6 to 1e-5."""
+    from qexport.export import Exporter
+
+NOISE_FACTOR = 8
+"""How many times the noise a graph may differ: right graphs reached 2.5 in a case, and 4.9 in one of 128 single tokens."""
+
+FLOOR, CEILING = 1e-5, 1e-3
+"""What is always allowed, and the most that ever is, in standard deviations of the case's logits. Tiny models have a noise
+of 1e-6 and less, and the least that a weight wrong by 1 % did was 4e-3."""
 
 _LONGEST = 1024
 """Tokens beyond which a switch of the architecture is not tried: eager attention in torch grows with their square."""
@@ -51,6 +62,43 @@ class Case:
     @property
     def longest(self) -> int:
         return max(self.lengths) + sum(self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Largest differences of a logit from torch in float64, in one case.
+
+    Attributes:
+        graph: that of the graph.
+        noise: that of torch in float32.
+        deviation: standard deviation of the logits around each position's mean.
+    """
+
+    graph: float
+    noise: float
+    deviation: float
+
+    @property
+    def allowed(self) -> float:
+        """The largest difference that the graph may have."""
+        return min(max(NOISE_FACTOR * self.noise, FLOOR * self.deviation), CEILING * self.deviation)
+
+    @property
+    def graph_deviations(self) -> float:
+        """The graph's difference in standard deviations."""
+        return self.graph / self.deviation
+
+    @property
+    def noise_deviations(self) -> float:
+        """The noise in standard deviations."""
+        return self.noise / self.deviation
+
+    def __str__(self) -> str:
+        return (
+            f"a logit of the exported graph differs from torch's in float64 by {self.graph:.3g} "
+            f"({self.graph_deviations:.2g} standard deviations), one of torch's in float32 by {self.noise:.3g} "
+            f"({self.noise_deviations:.2g})"
+        )
 
 
 def cases_for(config: PretrainedConfig, signature: Signature, *, right_only: bool = False) -> list[Case]:
@@ -102,46 +150,58 @@ def longrope_switch(config: PretrainedConfig) -> int | None:
 
 
 def check(
-    onnx_path: Path, torch_model: PreTrainedModel, signature: Signature, *, right_only: bool = False
-) -> dict[str, float]:
-    """Compare the graph with the torch model; ``right_only`` for graphs that take padding on the right alone.
+    onnx_path: Path, torch_model: PreTrainedModel, signature: Signature, *, exporter: Exporter = "fused"
+) -> dict[str, Difference]:
+    """Compare the graph with the torch model; one of ``fused-cuda`` takes padding on the right alone.
 
     Returns:
-        For each case the largest absolute difference of a logit.
+        For each case the difference of the graph, and that of torch's own float32.
 
     Raises:
-        ParityError: in some case it is more than :data:`TOLERANCE` allows.
+        ParityError: in some case the graph's is more than is allowed; the message names the option to take next.
     """
     session = _open(onnx_path)
     differences = {}
     with attention_set(torch_model, "eager"):  # torch's own fused attention leaves the soft cap out in silence
-        for case in cases_for(torch_model.config, signature, right_only=right_only):
-            difference, scale = _compare(session, torch_model, signature, case)
-            if not difference <= TOLERANCE * scale:  # written so that NaN is no parity either
+        for case in cases_for(torch_model.config, signature, right_only=exporter == "fused-cuda"):
+            found = _compare(session, torch_model, signature, case)
+            if not found.graph <= found.allowed:  # written so that NaN is no parity either
                 raise ParityError(
-                    f"{case.name}: a logit of the exported graph differs from torch's by {difference:.3g}, allowed are "
-                    f"{TOLERANCE * scale:.3g}; this exporter cannot take this model, try the other one"
+                    f"{case.name}: {found}, allowed are {found.allowed:.3g}; {_next_step(found, exporter)}"
                 )
-            differences[case.name] = difference
+            differences[case.name] = found
     return differences
+
+
+def _next_step(found: Difference, exporter: Exporter) -> str:
+    """The option that can lead on: the other exporter, or PyTorch where no exporter can compute what the model does."""
+    torch_only = "a recipe that stays in PyTorch: --recipe bnb-int8 or --recipe bnb-nf4"
+    if not found.noise <= found.allowed:
+        return f"the model is too noisy in float32 for any exporter, take {torch_only}"
+    other = "fused" if exporter == "optimum" else "optimum"
+    return f"take --exporter {other}, or where that is refused too, {torch_only}"
 
 
 def _compare(
     session: ort.InferenceSession, torch_model: PreTrainedModel, signature: Signature, case: Case
-) -> tuple[float, float]:
-    """Largest difference over all steps, and the standard deviation of torch's logits around each position's mean."""
+) -> Difference:
+    """Run the graph and torch in both precisions over the steps of a case."""
     rng = np.random.default_rng(0)
     graph = _GraphRunner(session, signature, rows=len(case.lengths))
-    reference = _TorchRunner(torch_model, signature)
-    differences, scales = [], []
+    single = _TorchRunner(torch_model, signature, precision=nullcontext())
+    double = _TorchRunner(torch_model, signature, precision=float64())
+    differences, noises, deviations = [], [], []
     for mask, new in _masks(case):
         ids = rng.integers(0, torch_model.config.vocab_size, (len(mask), new))
         positions = case.first + np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -new:]
         real = mask[:, -new:] == 1
-        expected = reference(ids, mask, positions)[real]
+        expected = double(ids, mask, positions)[real]
         differences.append(np.max(np.abs(graph(ids, mask, positions)[real] - expected)))
-        scales.append(np.std(expected - expected.mean(axis=1, keepdims=True)))
-    return float(np.max(differences)), float(np.mean(scales))
+        noises.append(np.max(np.abs(single(ids, mask, positions)[real] - expected)))
+        deviations.append(np.std(expected - expected.mean(axis=1, keepdims=True)))
+    return Difference(
+        graph=float(np.max(differences)), noise=float(np.max(noises)), deviation=float(np.mean(deviations))
+    )
 
 
 def _masks(case: Case) -> Iterator[tuple[NDArray[np.int64], int]]:
@@ -181,26 +241,27 @@ class _GraphRunner:
 
 
 class _TorchRunner:
-    """Runs the torch model step by step on its own cache."""
+    """Runs the torch model step by step on its own cache, each step within ``precision``."""
 
-    def __init__(self, model: PreTrainedModel, signature: Signature) -> None:
+    def __init__(self, model: PreTrainedModel, signature: Signature, *, precision: AbstractContextManager[Any]) -> None:
         self._model = model
         self._signature = signature
+        self._precision = precision
         self._cache: Any = None
 
     def __call__(
         self, ids: NDArray[np.int64], mask: NDArray[np.int64], positions: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
+    ) -> NDArray[np.floating[Any]]:
         import torch
 
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self._signature.position_ids:
             inputs["position_ids"] = positions
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-        with torch.inference_mode():
+        with torch.no_grad(), self._precision:
             output = self._model(**tensors, past_key_values=self._cache, use_cache=True)
         self._cache = output.past_key_values
-        return np.asarray(output.logits.float().numpy())
+        return np.asarray(output.logits.numpy())
 
 
 def _open(path: Path) -> ort.InferenceSession:
