@@ -10,7 +10,7 @@ import numpy as np
 from qexport.artifact import QuantizedNode
 from qexport.errors import ContractError
 from qexport.graph import array
-from qexport.numerics.grid import channel_peaks, row_blocks
+from qexport.numerics.grid import channel_peaks, pair_peaks, row_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -27,6 +27,9 @@ LOOKUP_SUFFIX = f"_lookup{SUFFIX}"
 """What is appended where a lookup has an initializer of its own over integers that a MatMul reads too."""
 LOOKUP_STEPS = 127
 """Integer that the largest entry of a row of a lookup table becomes."""
+
+PAIR_LIMIT = 128
+"""Most that two neighbouring weights may add up to where 255 times their sum is held in 16 bits."""
 
 QUANTIZING_OPS = frozenset(
     {
@@ -268,6 +271,7 @@ def check(
     symmetric: bool,
     steps: int,
     by: str,
+    paired: bool = False,
     per_token: bool = False,
 ) -> tuple[QuantizedNode, ...]:
     """Hold an emitted graph against what was asked for.
@@ -280,6 +284,7 @@ def check(
         symmetric: whether those ranges were to be made symmetric.
         steps: integer that the largest weight of a MatMul's channel was to become.
         by: who emitted the graph, for the message.
+        paired: whether no two neighbours of a MatMul's weight were to add up to more than ``steps`` + 1.
         per_token: whether dynamic activations were to have a scale for each token.
 
     Returns:
@@ -302,7 +307,10 @@ def check(
     wanted: Activation = "static" if ranges is not None else "per-token" if per_token else "dynamic"
     for (weight, lookup), node in found.items():
         # A table of its own is quantized here and not by an engine, which may have been asked for fewer steps.
-        _check_weight(node, original(weight), LOOKUP_STEPS if lookup and (weight, False) not in found else steps, by)
+        own_table = lookup and (weight, False) not in found
+        _check_weight(
+            node, original(weight), LOOKUP_STEPS if own_table else steps, paired=paired and not own_table, by=by
+        )
         if not lookup:
             _check_activation(node, ranges, wanted, symmetric=symmetric, by=by)
     return tuple(
@@ -338,7 +346,7 @@ def require_nothing_besides(model: ir.Model, accounted: Collection[ir.Node], *, 
         raise ContractError(f"{by} quantized besides what was asked: {stray[0].op_type} {stray[0].name}")
 
 
-def _check_weight(node: IntegerNode, original: NDArray[np.float32], steps: int, by: str) -> None:
+def _check_weight(node: IntegerNode, original: NDArray[np.float32], steps: int, *, paired: bool, by: str) -> None:
     if not node.per_channel or (node.axis != 1 and not node.lookup):
         raise ContractError(f"{by}: {node.weight} has not one scale for each output channel, as was asked")
     if tuple(node.integers.shape or ()) != original.shape:
@@ -350,11 +358,24 @@ def _check_weight(node: IntegerNode, original: NDArray[np.float32], steps: int, 
         # Rounding in float32 may tip a value that lies on the middle of a step to either side.
         if bool(np.any(off > np.float32(0.5 * (1 + 1e-3)) * step)):
             raise ContractError(f"{by}: the integers of {node.weight} are further than half a step from its weights")
-    peak = channel_peaks(original, axis=node.axis)
+    peak = pair_peaks(original, axis=node.axis) if paired else channel_peaks(original, axis=node.axis)
     # Channels of zeros have no scale that follows from them.
     used = peak > steps * np.finfo(np.float32).tiny
     if bool(np.any(np.abs(peak[used] / scale[used] - steps) > 0.01 * steps)):
         raise ContractError(f"{by}: the scales of {node.weight} do not spread its weights over {steps} steps")
+    if paired and saturating_pairs(integers):
+        raise ContractError(f"{by}: neighbours in {node.weight} add up to more than {PAIR_LIMIT}, kernels may saturate")
+
+
+def saturating_pairs(integers: NDArray[np.generic]) -> int:
+    """How many pairs of neighbours in a weight ``[in, out]`` saturate where a CPU adds u8 x s8 products in 16 bits.
+
+    Unsigned weights have kernels of their own, which do not saturate.
+    """
+    if integers.dtype != np.int8:
+        return 0
+    pairs = integers[: len(integers) // 2 * 2].reshape(-1, 2, integers.shape[1]).astype(np.int16).sum(axis=1)
+    return int(np.count_nonzero(np.abs(pairs) > PAIR_LIMIT))
 
 
 def _check_activation(

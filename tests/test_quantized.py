@@ -31,7 +31,7 @@ def emitted(tmp_path, engine_name):
     return emit
 
 
-def check(model, *weights, ranges=None, symmetric=False, steps=127):
+def check(model, *weights, ranges=None, symmetric=False, steps=127, paired=False):
     return quantized.check(
         model,
         asked=asked(*weights),
@@ -39,6 +39,7 @@ def check(model, *weights, ranges=None, symmetric=False, steps=127):
         ranges=ranges,
         symmetric=symmetric,
         steps=steps,
+        paired=paired,
         by="the engine",
     )
 

@@ -53,6 +53,7 @@ def search(
     *,
     rounded: Rounding,
     levels: int,
+    paired: bool = False,
     fixed: bool,
 ) -> NDArray[np.float32] | None:
     """The scale whose quantized product errs least, or None where no smoothing errs as little.
@@ -66,6 +67,7 @@ def search(
         weights: all that multiply it, each ``[in, out]``.
         rounded: how the activation is rounded.
         levels: integer that the largest weight of an output channel becomes.
+        paired: see :func:`qexport.numerics.grid.quantize_channels`.
         fixed: whether the activation's range is fixed beforehand.
     """
     together = np.concatenate([_some_columns(weight, len(weights)) for weight in weights], axis=1)
@@ -75,7 +77,7 @@ def search(
     exact = tried.astype(np.float64) @ together
 
     def error(scale: NDArray[np.float32]) -> float:
-        integers, steps = quantize_channels(together * scale[:, None], axis=1, levels=levels)
+        integers, steps = quantize_channels(together * scale[:, None], axis=1, levels=levels, paired=paired)
         # In float64, so that no BLAS decides which strength is the best.
         product = rounded(tried / scale, seen / scale).astype(np.float64) @ (integers * steps)
         return float(np.square(product - exact).sum())

@@ -33,19 +33,38 @@ if TYPE_CHECKING:
 
 
 class WeightGrid(StrEnum):
-    """The grid that weights are rounded to, symmetric and per output channel."""
+    """The grid that weights are rounded to, symmetric and per output channel.
 
+    CPUs without VNNI add pairs of u8 x s8 products in 16 bits, which saturate beyond 32767.
+    """
+
+    INT8_PAIRED = "int8-paired"
+    """-127 to 127, and no two neighbours beyond 128 together: no pair saturates on any CPU."""
     INT8 = "int8"
-    """-127 to 127."""
+    """-127 to 127: the finest, and wrong on CPUs without VNNI."""
     INT8_REDUCED = "int8-reduced"
-    """-64 to 64, ``reduce_range``: CPUs without VNNI add pairs of u8 x s8 products in 16 bits, which overflow beyond."""
+    """-64 to 64, ``reduce_range``: no pair saturates, and half of the levels are lost."""
     UINT8 = "uint8"
-    """1 to 255 around the zero point 128: the same weights as ``int8``, and exact on CPUs without VNNI too."""
+    """1 to 255 around the zero point 128: the same weights as ``int8``, exact on every CPU, and slow with VNNI."""
 
     @property
     def steps(self) -> int:
         """Steps from zero to the largest weight of a channel."""
         return 64 if self is WeightGrid.INT8_REDUCED else 127
+
+    @property
+    def paired(self) -> bool:
+        """The sum of two neighbours counts as a weight, see :func:`qexport.numerics.grid.pair_peaks`."""
+        return self is WeightGrid.INT8_PAIRED
+
+
+NATIVE = "native"
+"""The choice of the grid that suits the CPU at hand: ``int8`` with VNNI, ``uint8`` without."""
+
+
+def native_grid() -> WeightGrid:
+    """The finest grid that this CPU multiplies rightly. An artifact on this grid depends on where it was made."""
+    return WeightGrid.INT8 if cpu.has_vnni() else WeightGrid.UINT8
 
 
 BULKY_ELEMENTS = 1024
@@ -74,8 +93,7 @@ class Int8:
     activations: Static | Dynamic
     symmetric: bool = False
     """Static activation ranges are made symmetric around zero."""
-    grid: WeightGrid | None = None
-    """None: ``int8`` where this CPU has VNNI, else ``uint8``."""
+    grid: WeightGrid = WeightGrid.INT8_PAIRED
     smooth: bool = True
     """Activations are smoothed before rounding, by scales that move into the weights."""
     engine: Literal["inc", "ort", "qexport"] = "inc"
@@ -102,6 +120,8 @@ class Int8:
         TensorRT's ranges are symmetric and its weights int8.
         """
         rest = {name: value for name, value in choices.items() if name not in ("method", "per_token")}
+        if "grid" in rest:
+            rest["grid"] = _grid(str(rest["grid"]))
         if isinstance(self.activations, Static):
             if "per_token" in choices:
                 raise InputError("the option per_token is for dynamic activations; use int8-dynamic")
@@ -115,7 +135,7 @@ class Int8:
         scheme = with_fields(replace(self, activations=activations), rest)
         if scheme.target != "tensorrt":
             return scheme
-        if scheme.weight_grid is not WeightGrid.INT8 and scheme.grid is not None:
+        if "grid" in rest and scheme.grid is not WeightGrid.INT8:
             raise InputError(f"the option grid: {scheme.grid.value}: TensorRT takes int8 weights only")
         return replace(scheme, symmetric=True, grid=WeightGrid.INT8)
 
@@ -129,13 +149,9 @@ class Int8:
         """See :meth:`qexport.schemes.OnnxScheme.refusal`."""
         return refused_lookup(node, self.target)
 
-    @property
-    def weight_grid(self) -> WeightGrid:
-        return self.grid or (WeightGrid.INT8 if cpu.has_vnni() else WeightGrid.UINT8)
-
     def _settings(self) -> Settings:
-        """The settings as the manifest keeps them, with what the machine decided."""
-        settings: Settings = {"weights": self.weight_grid.value, "smooth": self.smooth}
+        """The settings as the manifest keeps them."""
+        settings: Settings = {"weights": self.grid.value, "smooth": self.smooth}
         if isinstance(self.activations, Static):
             settings |= {"method": calibration.method_label(self.activations.method), "symmetric": self.symmetric}
         else:
@@ -174,7 +190,7 @@ class Int8:
             )
             model = _rewritten(model, request, self.engine)
             for node in selection.matmuls:
-                _store_integers(model, stored[node.name], originals(stored[node.name]), 1, self.weight_grid)
+                _store_integers(model, stored[node.name], originals(stored[node.name]), 1, self.grid)
         for node in selection.embeddings:
             _quantize_lookup(model, node, stored[node.name], mapped=self.target == "cpu")
         path = folder / ONNX_NAME
@@ -187,7 +203,8 @@ class Int8:
             ranges=ranges,
             per_token=self.per_token,
             symmetric=self.symmetric,
-            steps=self.weight_grid.steps,
+            steps=self.grid.steps,
+            paired=self.grid.paired,
             by=f"engine {self.engine}",
         )
         return SchemeResult(quantized=found, weight_bytes=weight_bytes, settings=self._settings())
@@ -211,7 +228,8 @@ class Int8:
                 seen.peaks,
                 weights,
                 rounded=self._rounded,
-                levels=self.weight_grid.steps,
+                levels=self.grid.steps,
+                paired=self.grid.paired,
                 fixed=isinstance(self.activations, Static),
             )
             if scale is not None:
@@ -256,6 +274,15 @@ def _static(activations: Static, choices: Mapping[str, object]) -> Static:
     if name not in calibration.METHODS:
         raise InputError(f"the option method: {name}: {near_names(name, calibration.METHODS)}")
     return Static(method=calibration.METHODS[name])
+
+
+def _grid(name: str) -> WeightGrid:
+    if name == NATIVE:
+        return native_grid()
+    known = [grid.value for grid in WeightGrid]
+    if name not in known:
+        raise InputError(f"the option grid: {name}: {near_names(name, [*known, NATIVE])}")
+    return WeightGrid(name)
 
 
 def _dynamic(activations: Dynamic, choices: Mapping[str, object]) -> Dynamic:
@@ -344,7 +371,7 @@ def _is_bulky(value: ir.Value) -> bool:
 
 def _store_integers(model: ir.Model, name: str, weight: NDArray[np.float32], axis: int, grid: WeightGrid) -> None:
     """Store the integers, scales and zero points of a weight, in place of an engine's where there are some."""
-    integers, scale = quantize_channels(weight, axis=axis, levels=grid.steps)
+    integers, scale = quantize_channels(weight, axis=axis, levels=grid.steps, paired=grid.paired)
     set_initializer(model.graph, f"{name}_scale", scale)
     for part, data in ((quantized.SUFFIX, integers), ("_zero_point", np.zeros(scale.shape, np.int8))):
         # Flipping the top bit adds 128: the same weights on a grid for kernels that take two unsigned operands.

@@ -9,9 +9,10 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-from qexport import equalize, graph, quantized
+from qexport import cpu, equalize, graph, quantized
 from qexport.errors import ContractError, InputError
 from qexport.inputs.text import TokenSet
+from qexport.numerics.grid import quantize_channels as real
 from qexport.runtime import OrtSession
 from qexport.schemes import int8
 from qexport.schemes.int8 import Dynamic, Int8, Static, WeightGrid
@@ -163,7 +164,7 @@ def test_a_tied_table_is_stored_once(fp32, tmp_path, name, engine, way):
 
 @pytest.mark.parametrize("name", ["gpt2", "mistral"])
 @pytest.mark.parametrize("nodes", ["embedding", "lm-head", "embedding,lm-head", "mlp,lm-head", "attention,embedding"])
-@pytest.mark.parametrize("grid", [WeightGrid.INT8, WeightGrid.UINT8])
+@pytest.mark.parametrize("grid", [WeightGrid.INT8_PAIRED, WeightGrid.UINT8])
 def test_parts_of_a_model(fp32, tmp_path, name, nodes, grid):
     parent = fp32(name)
     selection, _ = quantize(parent, tmp_path / "out", nodes=nodes, grid=grid)
@@ -199,9 +200,9 @@ def test_the_reduced_grid_leaves_a_bit_to_the_kernels(fp32, tmp_path, engine):
         assert np.abs(integers).max() == (127 if own_table else 64)
 
 
-@pytest.mark.parametrize("grid", list(WeightGrid))
+@pytest.mark.parametrize("grid", [grid for grid in WeightGrid if grid is not WeightGrid.INT8 or cpu.has_vnni()])
 @both_engines
-def test_symmetric_activations_run_on_every_grid(fp32, tmp_path, engine, grid):
+def test_symmetric_activations_run_on_every_grid_that_this_cpu_multiplies_rightly(fp32, tmp_path, engine, grid):
     quantize(fp32("gpt2"), tmp_path / "out", engine=engine, way="static", grid=grid, symmetric=True)
     assert relative_error(tmp_path / "out" / "model.onnx", fp32("gpt2").onnx_path) < CLOSE["gpt2"]
 
@@ -331,10 +332,35 @@ def test_smoothing_undoes_injected_outliers(outlier_twin, tmp_path, way):
 
 
 @pytest.mark.parametrize(("vnni", "grid"), [(True, "int8"), (False, "uint8")])
-def test_the_processor_decides_the_grid_unless_it_is_chosen(monkeypatch, vnni, grid):
+def test_the_processor_decides_the_grid_only_where_that_is_asked(monkeypatch, vnni, grid):
     monkeypatch.setattr(int8.cpu, "has_vnni", lambda: vnni)
-    assert Int8(activations=Dynamic()).weight_grid == grid
-    assert Int8(activations=Dynamic(), grid=WeightGrid.INT8_REDUCED).weight_grid == "int8-reduced"
+    scheme = Int8(activations=Dynamic())
+    assert scheme.configured({}).grid == scheme.configured({"grid": "int8-paired"}).grid == "int8-paired"
+    assert scheme.configured({"grid": "native"}).grid == grid
+    assert scheme.configured({"grid": "int8-reduced"}).grid == "int8-reduced"
+    with pytest.raises(InputError, match="the option grid: int9: .*int8"):
+        scheme.configured({"grid": "int9"})
+
+
+@every_way
+def test_the_default_grid_has_no_pair_that_saturates_and_the_full_one_has(fp32, tmp_path, way):
+    pairs = {}
+    for grid in (WeightGrid.INT8_PAIRED, WeightGrid.INT8):
+        quantize(
+            fp32("llama"), tmp_path / grid.value, way=way, grid=grid, engine="qexport" if way == "per-token" else "ort"
+        )
+        nodes = quantized.integer_nodes(ir.load(tmp_path / grid.value / "model.onnx"))
+        pairs[grid] = [quantized.saturating_pairs(node.parts()[0]) for node in nodes if not node.lookup]
+    assert max(pairs[WeightGrid.INT8_PAIRED]) == 0
+    assert min(pairs[WeightGrid.INT8]) > 0
+
+
+def test_pairs_that_saturate_where_none_may_are_an_error(fp32, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        int8, "quantize_channels", lambda weight, *, axis, levels, paired: real(weight, axis=axis, levels=levels)
+    )
+    with pytest.raises(ContractError, match="do not spread its weights"):
+        quantize(fp32("gpt2"), tmp_path / "out", nodes="mlp")
 
 
 def test_weights_of_many_bytes_go_to_a_file_of_their_own(fp32, tmp_path, monkeypatch):
