@@ -1,5 +1,6 @@
 # Two commands do everything: `make run` (the table of the bundled model) and `make test`.
 #   make run ARGS="gpt2"              the table of another model
+#   make run ARGS="--full"            a fresh process for every figure: a quarter of an hour instead of minutes
 #   make test PYTEST_ARGS="-k text"   some of the tests
 #   make test-deploy CLIENTS=folder   clients of its own; without it, those in the user's cache, which checkouts share
 #   make PYTHON=/path/to/python ...   another interpreter, 3.11 or 3.12

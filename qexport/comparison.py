@@ -379,9 +379,9 @@ class _Run:
         rows = {row.label: row for several in (*missing.values(), unanswered) for row in several}
         with Interleaved(self.journal.add) as interleaved:
             built = self._built(list(rows.values()), missing, interleaved, calibration, work) if rows else {}
-            for name, several in missing.items():
-                if not self._interleaves(name):
-                    self._probe(name, [built[row.label] for row in several])
+        for name, several in missing.items():
+            if not self._interleaves(name) or (interleaved.crowded and name in TIMED):
+                self._probe(name, [built[row.label] for row in several])
         for row in unanswered:
             self._ask(built[row.label], unasked[row.label])
         for task, reason in away.items():
@@ -502,7 +502,7 @@ class _Run:
         plan.announce("scoring text")
         interleaved.collect(wait=True)
         plan.done()
-        if timed:
+        if timed and not interleaved.crowded:
             interleaved.time(left_s=after * plan.pace)
         return built
 

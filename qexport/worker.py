@@ -7,11 +7,12 @@ batches of what is timed.
 from __future__ import annotations
 
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qexport import child, cpu, measure
-from qexport.errors import QExportError
+from qexport.errors import QExportError, UnsupportedHere
 
 if TYPE_CHECKING:
     from qexport.artifact import Artifact
@@ -25,6 +26,8 @@ class Worker:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="qexport-worker-")
         self._conversation: child.Conversation | None = None
+        self._changing = threading.Lock()
+        self._closed = False
 
     @property
     def pid(self) -> int | None:
@@ -35,16 +38,20 @@ class Worker:
         """Run a job, as :func:`qexport.measure.measure` asks it.
 
         Raises:
-            UnsupportedHere: the process died, or gave no answer in time.
+            UnsupportedHere: the process died, gave no answer in time, or was ended for good.
             QExportError: the error that the job stopped with.
         """
         folder = Path(self._folder.name)
         threads = job.threads or cpu.cores()
-        if self._conversation is None:
-            self._conversation = child.Conversation("qexport.worker", folder / "output", threads=threads)
+        with self._changing:
+            if self._closed:
+                raise UnsupportedHere("the comparison was stopped")
+            if self._conversation is None:
+                self._conversation = child.Conversation("qexport.worker", folder / "output", threads=threads)
+            conversation = self._conversation
         question = measure.question_of(job, artifact, tokens, folder)
         try:
-            line = self._conversation.ask(question.model_dump_json(), f"{job.probe} of {job.row}", job.timeout_s)
+            line = conversation.ask(question.model_dump_json(), f"{job.probe} of {job.row}", job.timeout_s)
         except QExportError:
             self.end()
             raise
@@ -52,12 +59,14 @@ class Worker:
 
     def end(self) -> None:
         """End the process."""
-        if self._conversation is not None:
-            self._conversation.close()
-            self._conversation = None
+        with self._changing:
+            if self._conversation is not None:
+                self._conversation.close()
+                self._conversation = None
 
     def close(self) -> None:
-        """End the process and remove its files."""
+        """End the process for good and remove its files; a question in another thread comes to an error."""
+        self._closed = True
         self.end()
         self._folder.cleanup()
 

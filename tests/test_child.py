@@ -201,3 +201,52 @@ def test_every_error_of_qexport_keeps_its_class():
 @pytest.mark.parametrize("name", ["ValueError", "Iterable", "near_names", "EXIT_ERROR", "", "annotations"])
 def test_an_unknown_error_is_one_of_qexport(name):
     assert type(child.raised(name, "what")) is QExportError
+
+
+# Several questions
+
+
+TALKER = """
+import time
+from qexport import child
+def answer(line):
+    print("noise")
+    if line == b"sleep":
+        time.sleep(600)
+    if line == b"die":
+        raise MemoryError("no room")
+    return line.decode().upper()
+child.converse(answer)
+"""
+
+
+@pytest.fixture
+def talker(tmp_path, monkeypatch):
+    (tmp_path / "talker.py").write_text(TALKER)
+    monkeypatch.syspath_prepend(tmp_path)
+    conversation = child.Conversation("talker", tmp_path / "output", threads=1)
+    yield conversation
+    conversation.close()
+
+
+def test_a_child_answers_line_by_line_whatever_is_printed(talker):
+    assert [talker.ask(word, "words", 60.0).strip() for word in ("one", "two")] == ["ONE", "TWO"]
+
+
+def test_a_child_that_dies_in_a_conversation(talker):
+    with pytest.raises(UnsupportedHere, match="ended with exit code 1: MemoryError: no room"):
+        talker.ask("die", "words", 60.0)
+    with pytest.raises(UnsupportedHere):
+        talker.ask("one", "words", 60.0)
+
+
+def test_a_child_that_hangs_in_a_conversation(talker):
+    with pytest.raises(UnsupportedHere, match="no answer within 2 s"):
+        talker.ask("sleep", "words", 2.0)
+
+
+def test_a_conversation_ends_with_whoever_asked_even_in_the_middle_of_an_answer(talker):
+    talker.ask("one", "words", 60.0)
+    talker._child.stdin.write(b"sleep\n")
+    talker._child.stdin.close()
+    assert talker._child.wait(timeout=20) == 1

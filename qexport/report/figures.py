@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -47,7 +47,7 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class Repeated:
-    """Seconds or a rate, once a round: the median over rounds and their range; the ratio's likewise, round by round."""
+    """Seconds or a rate, once a round: the median over rounds and its interval; the ratio's likewise, round by round."""
 
     value: float
     low: float
@@ -220,15 +220,21 @@ def _busy(record: Measurement) -> bool:
 def _repeated(record: Measurement, reference: Measurement | None) -> Repeated:
     values = _column(record, record.metric)
     ratios = [] if reference is None else _ratios(_by_round(record), _by_round(reference))
+    low, high = stats.median_interval(values)
     return Repeated(
         value=median(values),
-        low=min(values),
-        high=max(values),
+        low=low,
+        high=high,
         rounds=len(values),
-        ratio=Interval(value=median(ratios), low=min(ratios), high=max(ratios)) if ratios else None,
+        ratio=_median_with_interval(ratios) if ratios else None,
         spread=_spread(values),
         busy=_busy(record),
     )
+
+
+def _median_with_interval(values: Sequence[float]) -> Interval:
+    low, high = stats.median_interval(values)
+    return Interval(value=median(values), low=low, high=high)
 
 
 def _by_round(record: Measurement) -> dict[float, float]:

@@ -257,7 +257,7 @@ def _footer(table: Table, columns: Sequence[Column]) -> Iterator[str]:
         yield words.machine(table)
     if any(column.form == "accuracy" for column in table.columns):
         yield "p: McNemar's test of the questions that changed against the baseline; see p in the report."
-    yield "MB are 10⁶ bytes. ± is the wider side of a 95 % interval, or of the range over rounds; ratios are paired."
+    yield "MB are 10⁶ bytes. ± is the wider side of a 95 % interval, or of the range over few rounds; ratios are paired."
     shown = {column.metric for column in columns}
     if "sentence_perplexity" not in shown and any(row.cells["sentence_perplexity"].published for row in table.rows):
         yield "* published as a mean over sentences; see sentence perplexity in the report."

@@ -228,7 +228,7 @@ def _fastest_by(column: Column, reads: str, compared: Sequence[tuple[Row, Interv
     row, best = (max if higher else min)(compared, key=lambda pair: pair[1].value)
     shown = significant((plain(row.figure(column.metric)) or 0.0) / column.per_unit)
     low, high = ratio_value(best.low, 3), ratio_value(best.high, 3)
-    spread = f"range over rounds {low} to {high}" if column.form == "rounds" else f"95 % interval {low} to {high}"
+    spread = f"over rounds {low} to {high}" if column.form == "rounds" else f"95 % interval {low} to {high}"
     detail = f"{ratio_value(best.value, 3)} of {base}'s {'rate' if higher else 'time'} ({spread})"
     if no_difference(best):
         detail += ": no measurable difference"
@@ -618,7 +618,8 @@ _ALWAYS = (
             "To the baseline of the same run, paired: perplexities over the same windows, and accuracies over the same "
             "questions, resampled together; latencies "
             "as the median over pairs of the same sequence in the same round, with a 95 % interval; what is measured "
-            "once a round, round by round, with the range over rounds. One that contains 1 is no measurable difference."
+            "once a round, round by round, with the 95 % interval of the median over rounds, below nine rounds their range. One "
+            "that contains 1 is no measurable difference."
         ),
     ),
     (

@@ -237,6 +237,23 @@ def test_every_latency_is_paired_by_place(metric):
     assert build_table([fp32, half]).rows[1].figure(metric).ratio.value == 0.5
 
 
+def test_a_slow_row_is_paired_in_the_rounds_it_took_part_in():
+    columns = ("latency_s", "tokens", "round")
+    fp32 = record("fp32", "latency_s", [(1.0, 5.0, 0.0), (9.0, 5.0, 1.0), (1.0, 5.0, 2.0)], columns)
+    slow = record("fp8", "latency_s", [(3.0, 5.0, 0.0), (3.0, 5.0, 2.0)], columns)
+    assert build_table([fp32, slow]).rows[1].figure("latency_s").ratio.value == 3.0
+    apart = record("fp8", "latency_s", [(3.0, 5.0, 7.0)], columns)
+    with pytest.raises(NotComparable, match="not measured on the same sequences"):
+        build_table([fp32, apart])
+
+
+def test_a_few_disturbed_batches_do_not_make_a_figure_unstable():
+    steady = [(1.0 + 0.01 * number, 5.0, float(number)) for number in range(10)]
+    for disturbed, expected in ((2, False), (6, True)):
+        samples = [*steady, *((3.0, 5.0, 10.0 + number) for number in range(disturbed))]
+        assert unstable(build_table([latencies("fp32", samples)]).rows[0].figure("latency_s")) == expected
+
+
 @pytest.mark.parametrize(
     ("values", "expected"), [([1.0, 1.1], False), ([1.0, 1.2], True), ([1.0], False)], ids=["within", "apart", "one"]
 )

@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from qexport.record import Published
+from qexport.record import OTHERS, Published
 from qexport.report import words
+from qexport.report.markdown import markdown
 from qexport.report.table import COLUMN, build_table, gaps
 from qexport.stats import Interval, McNemar
 
@@ -84,7 +85,7 @@ def test_fastest_is_the_highest_rate_where_only_rates_are_known(everything):
     kept = [record for record in everything if record.metric in {"weight_bytes", "tokens_per_s"}]
     _, fastest = words.highlights(build_table(kept))
     assert fastest.rows == ("int8-static (all)",)
-    assert "of fp32's rate (range over rounds" in fastest.detail
+    assert "of fp32's rate (over rounds" in fastest.detail
 
 
 def test_ratios_name_their_baseline(make):
@@ -100,6 +101,27 @@ def test_warnings_name_row_and_metric(full):
         "fp32: unstable in load (rounds differ by 31 %)",
         "torch-fp32: unstable in load (rounds differ by 31 %)",
     )
+
+
+def test_a_busy_machine_is_said_once(full):
+    assert words.on_times(full) == words.UNSTABLE
+    records = [record.model_copy(update={"facts": record.facts | {OTHERS: 0.37}}) for record in full.records]
+    busy = build_table(records)
+    assert words.on_times(busy) == (
+        "The machine was busy: other processes took 37 % of its processors while times were measured, and 2 of "
+        f"{len(busy.rows)} rows have times whose rounds lie more than 10 % apart. Measure again on a quiet machine before "
+        "you rely on times."
+    )
+    assert words.warnings(busy) == ()
+    page = markdown(busy, title="Busy", charts=())
+    assert page.count("other processes took") == 1
+    assert "unstable" not in page
+    quiet = [record.model_copy(update={"facts": record.facts | {OTHERS: 0.01}}) for record in full.records]
+    assert words.warnings(build_table(quiet)) == words.warnings(full)
+
+
+def test_a_table_without_unstable_times_has_no_warning(make):
+    assert words.on_times(build_table([r for r in make() if r.metric == "perplexity"])) == ""
 
 
 def test_a_stand_in_claims_no_quality(make):
