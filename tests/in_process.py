@@ -6,21 +6,24 @@ A fresh process matters to resident memory, time limits, signals and OpenMP's va
 
 from __future__ import annotations
 
+import gc
+import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from qexport import answering, cpu, measure
+from qexport import answering, child, cpu, measure
 from qexport.artifact import file_sha256
+from qexport.errors import QExportError
 
 if TYPE_CHECKING:
     import pytest
 
+Result = TypeVar("Result")
 SCORES = ("perplexity", "sentence perplexity")
 _remembered: dict[Any, Any] = {}
 """Answers by all that they depend on, the bytes of the artifact's files among it."""
@@ -58,8 +61,8 @@ def _asked_here(job: measure.Job, artifact: Any, tokens: Any) -> Any:
             }
         )
         np.savez(question.sequences, *tokens.sequences)
-        with _warnings_of_a_child():
-            answer = measure._answer(measure._Question.model_validate_json(question.model_dump_json()))
+        asked = measure._Question.model_validate_json(question.model_dump_json())
+        answer = _like_a_child(lambda: measure._answer(asked))
     return measure._Answer.model_validate_json(answer.model_dump_json())
 
 
@@ -67,16 +70,24 @@ def _answered_here(self: answering.Apart, question: Any, advance: Any) -> None:
     self._file.parent.mkdir(parents=True, exist_ok=True)
     before = answering._count(self._file)
     try:
-        with _warnings_of_a_child():
-            answering._answer(question)
+        _like_a_child(lambda: answering._answer(question))
     finally:
         for _ in range(answering._count(self._file) - before):
             advance()
 
 
-@contextmanager
-def _warnings_of_a_child() -> Iterator[None]:
-    """Pytest turns warnings into errors here; in a child they are lines of a log."""
+def _like_a_child(work: Callable[[], Result]) -> Result:
+    """Warnings are lines of a log there, which pytest turns into errors here; an error reaches the parent in words only."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        try:
+            return work()
+        except QExportError as error:
+            kind, message = type(error).__name__, str(error)
+        # A session of onnxruntime that could not be loaded fails once more as it goes; a child writes that to its log.
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        try:
+            gc.collect()
+        finally:
+            sys.unraisablehook = hook
+    raise child.raised(kind, message)

@@ -220,7 +220,6 @@ def test_another_tokenizer(gated, run, spoiled):
     assert "int8 is fed other tokens than fp32; its tokenizer is another one" in of_fp32.message
 
 
-@pytest.mark.real_child  # onnxruntime leaves a profiler that fails later in whatever process it is in
 def test_a_graph_that_does_not_run(gated, run, asked, spoiled):
     broken = spoiled(lambda folder: (folder / "model.onnx").write_text("?"))
     budgets = {"perplexity": [SAME, OF_FP32], "latency_s": OF_FP32, "weight_bytes": SAME}

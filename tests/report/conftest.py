@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from qexport.catalogue import CATALOGUE
 from qexport.record import Conditions, Measurement, Published
 from qexport.report.table import Table, build_table
 
+RESAMPLES = stats.RESAMPLES
 SOURCE = "a table somebody published"
 # row, recipe, selector, weights and files in bytes, resident bytes, seconds at the median, perplexity ratio, noise of the ratio
 ROWS = (
@@ -197,10 +199,22 @@ def make_records(
 
 @pytest.fixture(scope="package", autouse=True)
 def _few_resamples() -> Iterator[None]:
-    """Intervals are shown here, and tested in tests/test_stats.py; most of the time would go into resampling."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stats, "RESAMPLES", 200)
+    """For tables of a test's own, whose intervals it does not read: most of the time would go into resampling."""
+    with resampling(200):
         yield
+
+
+@contextmanager
+def resampling(times: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stats, "RESAMPLES", times)
+        yield
+
+
+def with_all_resamples(records: list[Measurement]) -> Table:
+    """A table that several tests share, some of which read its intervals."""
+    with resampling(RESAMPLES):
+        return build_table(records)
 
 
 @pytest.fixture(scope="session")
@@ -230,29 +244,29 @@ def two_runs() -> list[Measurement]:
     return [*first, *(r.model_copy(update={"conditions": r.conditions.model_copy(update=there)}) for r in second)]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def table(records) -> Table:
-    return build_table(records)
+    return with_all_resamples(records)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def full(everything) -> Table:
-    return build_table(everything)
+    return with_all_resamples(everything)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def merged(two_runs) -> Table:
-    return build_table(two_runs)
+    return with_all_resamples(two_runs)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def answered() -> Table:
     """96 questions of GSM8K: fp32 has 48 right, one row loses 10 and gains 2 of them, and one loses all."""
     base = [1.0] * 48 + [0.0] * 48
     rows = {"fp32": base, "int8-static": [0.0] * 10 + base[10:48] + [1.0] * 2 + base[50:], "nf4": [0.0] * 96}
     told = {"int8-static": Published(value=0.61, text="61.0 %", source=SOURCE)}
     facts = {"task_version": 3.0, "num_fewshot": 5, "split": "train", "truncated": 3}
-    return build_table(
+    return with_all_resamples(
         [
             Measurement(
                 row=row,

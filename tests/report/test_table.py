@@ -21,6 +21,7 @@ from qexport.report.figures import (
 )
 from qexport.report.table import COLUMN, COLUMNS, Gap, build_table, gaps
 from qexport.stats import McNemar
+from tests.report.conftest import with_all_resamples
 
 HERE = Conditions(machine="one", threads=2, provider="cpu", text_sha256="ab")
 
@@ -300,7 +301,7 @@ def test_ratios_stay_within_a_run(two_runs, merged):
     assert [run.mark for run in table.runs] == ["A", "B"]
     assert [row.label for row in table.baselines] == ["fp32 · A", "fp32 · B"]
     assert [row.label for row in table.rows[7:9]] == ["bnb-nf4 · A", "fp32 · B"]
-    alone = build_table([record for record in two_runs if record.run == table.runs[1].name])
+    alone = with_all_resamples([record for record in two_runs if record.run == table.runs[1].name])
     for row, same in zip(table.runs[1].rows, alone.rows, strict=True):
         assert row.name == same.label
         assert row.cells == same.cells
