@@ -13,11 +13,13 @@ from qexport import progress
 SCORING, TIMING, REPORT = "scoring", "timing", "report"
 _EXPECTED_S = {SCORING: 5.0, TIMING: 2.0, REPORT: 6.0}
 """Of the rows that are still being scored when all are made, of one timed probe of one row, and of the report."""
-_MAKING_S = {"gptq": 11.0, "awq": 6.0, "int8": 3.0, "fp32": 12.0}
+_MAKING_S = {"gptq": 14.0, "awq": 6.0, "int8": 3.0, "fp32": 12.0}
 """By a part of the recipe's name; of any other recipe :data:`_OTHERS_S`. The export is counted to fp32."""
 _OTHERS_S = 0.7
-_SCORING_S, _SCORING_TORCH_S = 1.2, 4.0
-"""What a row's process slows down the making of other rows: it imports, loads and scores beside it."""
+_SCORING_S, _SCORING_TORCH_S = 2.0, 1.0
+"""How much longer making a row takes while the processes of rows before it import, load and score; those in PyTorch come first."""
+_TRUSTED_S = 15.0
+"""Expected seconds behind that count as much as the expectation itself: the first rows say little about the pace."""
 _IN_TORCH = ("torch", "bnb")
 
 
@@ -68,8 +70,8 @@ class Schedule:
 
     @property
     def pace(self) -> float:
-        """Seconds that an expected second takes."""
-        return (time.perf_counter() - self._start) / self._behind_s if self._behind_s else 1.0
+        """Seconds that an expected second takes; 1 at first."""
+        return (time.perf_counter() - self._start + _TRUSTED_S) / (self._behind_s + _TRUSTED_S)
 
     @property
     def left_s(self) -> float:

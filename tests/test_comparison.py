@@ -16,6 +16,7 @@ from qexport.errors import InputError, NotComparable, SelectionError, Unsupporte
 from qexport.inputs.experiment import Experiment, Generation, PublishedSource, Row, Tasks, TextPaths
 from qexport.inputs.figures import parse_figures
 from qexport.inputs.text import Text
+from qexport.interleaved import Interleaved
 from qexport.metrics.tasks import Likelihood
 from qexport.record import read_records
 from qexport.runtime import ProviderUnavailable
@@ -82,6 +83,33 @@ def test_compare_measures_every_row_and_writes_the_whole_report(experiment, tmp_
     assert quality[labels[1]].facts["integer_matmuls_run"] == 4
     with pytest.raises(InputError, match="--overwrite"):
         comparison.compare(experiment, folder, options=options)
+
+
+def test_without_rounds_each_row_has_one_process(experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        measure, "_ask_child", lambda *_given: pytest.fail("a fresh process was started for one figure")
+    )
+    options, folder = CompareOptions(engine="ort", threads=1), tmp_path / "tiny"
+    records = comparison.compare(experiment, folder, options=options)
+    labels = ["fp32", "int8-static (attention)"]
+    assert [(record.metric, record.row) for record in records] == [
+        (name, row) for name in DEFAULT_METRICS for row in labels
+    ]
+    assert not [record for record in records if record.skipped]
+    latency = [record for record in records if record.metric == "latency_s"]
+    assert [sorted({sample[2] for sample in record.samples}) for record in latency] == [list(range(12))] * 2
+    assert {len(record.samples) for record in latency} == {4 * 12}
+    assert comparison.compare(experiment, folder, options=replace(options, resume=True)) == records
+
+
+def test_where_memory_is_short_what_is_timed_takes_fresh_processes(experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(Interleaved, "crowded", True)
+    changed = experiment.model_copy(update={"metrics": ("perplexity", "latency_s")})
+    records = comparison.compare(changed, tmp_path / "tiny", options=CompareOptions(engine="ort", threads=1))
+    rounds = {
+        record.row: {sample[2] for sample in record.samples} for record in records if record.metric == "latency_s"
+    }
+    assert rounds == {row: {0.0, 1.0, 2.0} for row in ("fp32", "int8-static (attention)")}
 
 
 def test_a_row_that_cannot_run_here_is_skipped_with_its_reason(experiment, tmp_path, monkeypatch):

@@ -18,14 +18,14 @@ def clock(monkeypatch):
 
 
 def test_what_is_left_follows_from_what_the_work_behind_took(clock):
-    plan = schedule.Schedule([10.0, 20.0, 30.0])
-    assert plan.left_s == 60.0
-    clock[0] = 20.0
+    plan = schedule.Schedule([15.0, 30.0, 30.0])
+    assert plan.left_s == 75.0
+    clock[0] = 45.0  # three times as long as expected, of which half is believed
     plan.done()
-    assert (plan.pace, plan.left_s) == (2.0, 100.0)
-    clock[0] = 60.0
+    assert (plan.pace, plan.left_s) == (2.0, 120.0)
+    clock[0] = 45.0 + 3 * 30.0
     plan.done()
-    assert plan.left_s == 60.0
+    assert plan.left_s == 75.0
 
 
 def test_rows_whose_process_starts_slowly_are_made_first_and_slow_quantizations_last():
