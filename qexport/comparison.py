@@ -456,7 +456,7 @@ class _Run:
         return list(wanted) if missing and isinstance(probe, Probe) and probe.rounds else missing
 
     def _interleaves(self, probe: str) -> bool:
-        """Whether a probe is answered by the one process of each row."""
+        """True if the one process of each row answers a probe."""
         return probe in PROBES_HERE and self.options.rounds is None and self.options.provider == "cpu"
 
     def _built(

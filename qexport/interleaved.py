@@ -183,7 +183,7 @@ class _Timing:
         return measure.measure(job, self._worker.ask)
 
     def _failed(self, records: list[Measurement]) -> bool:
-        """Whether a batch came to nothing, so that the row is skipped with the reason."""
+        """True if a batch came to nothing; the row is skipped with the reason."""
         failed = all(record.skipped is not None for record in records)
         if failed:
             self._taken = [records]

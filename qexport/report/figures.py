@@ -153,12 +153,12 @@ def plain_ratio(figure: Figure) -> float | None:
 
 
 def wide(figure: Figure) -> bool:
-    """Whether a figure's rounds lie too far apart to be trusted."""
+    """True if a figure's rounds lie too far apart to be trusted."""
     return isinstance(figure, Latency | Repeated) and figure.spread > UNSTABLE
 
 
 def unstable(figure: Figure) -> bool:
-    """Whether a figure's rounds lie too far apart, and no other process is to blame for it."""
+    """True if a figure's rounds lie too far apart, and no other process is to blame."""
     return isinstance(figure, Latency | Repeated) and wide(figure) and not figure.busy
 
 
