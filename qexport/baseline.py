@@ -4,6 +4,8 @@ A line for each thing they were measured on, and a line for each row; sorted, wi
 are kept for each window, so that a later run is compared with the same windows. Format history:
 
 1: first version.
+2: ``cpus`` in place of one machine; a row has a digest, the class of the kernels that gave its samples, and samples of
+   other classes.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +26,7 @@ from qexport.errors import InputError
 from qexport.files import write_whole
 from qexport.record import Measurement
 
-BASELINE_SCHEMA = 1
+BASELINE_SCHEMA = 2
 DECIMALS = 4
 """Of a window's log-likelihood in nats: a perplexity is off by less than a part in a million."""
 
@@ -124,23 +126,45 @@ class Ran(_Value):
     """Quantized kernels by kind, those that ran."""
 
 
-class StoredRow(_Value):
-    """One artifact as it was."""
+class Seen(_Value):
+    """What an artifact gave on one class of kernels."""
 
-    structure: Structure
     ran: Ran = Ran()
     samples: dict[str, Samples]
     """By metric: log-likelihoods in nats of each sequence, right (1) and wrong (0) answers, or one number of bytes."""
 
 
+class StoredRow(Seen):
+    """One artifact, and what it gave on the first class of kernels that it was measured on."""
+
+    structure: Structure
+    sha256: str = ""
+    """Digest of the artifact's files."""
+    kernel_class: str = ""
+    """See :mod:`qexport.kernels`; empty where nothing ran."""
+    elsewhere: dict[str, Seen] = {}
+    """The same artifact on other classes of kernels; sizes are not repeated."""
+
+    def on(self, kernel_class: str) -> Seen | None:
+        """The samples of a class; None where there are none."""
+        return self if kernel_class == self.kernel_class else self.elsewhere.get(kernel_class)
+
+
+class Cpu(_Value):
+    """A processor on which a class of kernels was met."""
+
+    machine: str
+    """CPU model name."""
+    isa: tuple[str, ...] = ()
+
+
 class Baseline(_Value):
     """All rows, and what they were measured on."""
 
-    schema_: Literal[1] = Field(default=1, alias="schema")
+    schema_: Literal[2] = Field(default=2, alias="schema")
     model: str
-    machine: str = ""
-    """CPU model name."""
-    isa: tuple[str, ...] = ()
+    cpus: dict[str, Cpu] = {}
+    """By class of kernels."""
     feeds: dict[str, Feed] = {}
     """By metric."""
     rows: dict[str, StoredRow] = Field(min_length=1)
@@ -150,9 +174,10 @@ class Baseline(_Value):
     @model_validator(mode="after")
     def _whole(self) -> Baseline:
         for name, row in self.rows.items():
-            for metric, samples in row.samples.items():
-                if reason := self._damage(metric, samples):
-                    raise ValueError(f"{name}: {metric}: {reason}")
+            for seen in (row, *row.elsewhere.values()):
+                for metric, samples in seen.samples.items():
+                    if reason := self._damage(metric, samples):
+                        raise ValueError(f"{name}: {metric}: {reason}")
         return self
 
     def _damage(self, metric: str, samples: Sequence[float]) -> str:
@@ -169,14 +194,35 @@ class Baseline(_Value):
             return "" if set(samples) <= {0.0, 1.0} else "is not right (1) and wrong (0)"
         return "" if len(samples) == len(tokens) else f"{len(samples)} samples, and {len(tokens)} sequences"
 
-    def record(self, name: str, metric: str, count: int | None = None) -> Measurement | None:
-        """The measurement that a row's samples were, or of the first ``count`` sequences; None where there is none."""
+    def nearest_class(self, name: str, isa: Collection[str]) -> str:
+        """The class that a row was measured on whose processor has the flags most like these; the first of several."""
+        row, flags = self.rows[name], set(isa)
+
+        def likeness(kernel_class: str) -> float:
+            cpu = self.cpus.get(kernel_class)
+            return 0.0 if cpu is None else len(flags & set(cpu.isa)) / max(1, len(flags | set(cpu.isa)))
+
+        return max((row.kernel_class, *row.elsewhere), key=likeness)
+
+    def record(
+        self, name: str, metric: str, count: int | None = None, *, kernel_class: str | None = None
+    ) -> Measurement | None:
+        """The measurement that a row's samples were; None where there is none.
+
+        Args:
+            name: of the row.
+            metric: of the samples.
+            count: sequences, the first of all; None for all.
+            kernel_class: whose samples; None for those of the first class, which alone has sizes.
+        """
         row = self.rows.get(name)
-        samples = None if row is None else row.samples.get(metric)
+        seen = row if row is None or kernel_class is None else row.on(kernel_class)
+        samples = None if seen is None else seen.samples.get(metric)
         if row is None or samples is None:
             return None
         form = CATALOGUE[metric].form
-        beside = (self.feeds[metric].tokens,) if form in {"corpus", "sentences"} else ()
+        # A baseline of artifacts that were measured just now may be of the first sequences only.
+        beside = (self.feeds[metric].tokens[: len(samples)],) if form in {"corpus", "sentences"} else ()
         return Measurement(
             row=name,
             model=self.model,
@@ -228,7 +274,8 @@ def write_baseline(path: Path, baseline: Baseline) -> None:
 def _dump(baseline: Baseline) -> str:
     values = baseline.model_dump(mode="json", by_alias=True, exclude_defaults=True) | {"schema": BASELINE_SCHEMA}
     for row in values["rows"].values():
-        row["samples"] = {metric: _short(metric, samples) for metric, samples in sorted(row["samples"].items())}
+        for seen in (row, *row.get("elsewhere", {}).values()):
+            seen["samples"] = {metric: _short(metric, samples) for metric, samples in sorted(seen["samples"].items())}
     tables = {name: values.pop(name, {}) for name in ("feeds", "rows")}
     lines = [f"{_line(name)}: {_line(value)}," for name, value in sorted(values.items())]
     for name, table in tables.items():

@@ -607,12 +607,26 @@ def gate(
         list[Path],
         typer.Argument(metavar="ARTIFACT...", help="Folders of artifacts; their names are the baseline's rows."),
     ],
-    baseline: Annotated[Path, typer.Option("--baseline", metavar="FILE", help="What the rows were, in JSON.")],
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", metavar="FILE", help="The rows as they were, in JSON.")
+    ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--against",
+            metavar="DIR",
+            help="Instead of --baseline: artifacts of the base commit, or a folder of them. Both sides run here, so the "
+            "verdict is the same on every CPU.",
+        ),
+    ] = None,
     config: Annotated[
         Path,
         typer.Option("--config", metavar="FILE", help="Budgets: [tool.qexport.gate] there, or a TOML file of them."),
     ] = Path("pyproject.toml"),
-    update: Annotated[bool, typer.Option("--update", help="Write the baseline instead.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Write the baseline instead, of this CPU alone.")] = False,
+    add_cpu: Annotated[
+        bool, typer.Option("--add-cpu", help="Add this CPU's figures to the baseline, if nothing else has changed.")
+    ] = False,
     add_windows: Annotated[
         bool, typer.Option("--add-windows", help="While a verdict is inconclusive, go on with more of the text.")
     ] = False,
@@ -635,10 +649,25 @@ def gate(
 
         plan = load_gate_plan(config)
         options = GateOptions(provider=provider, threads=threads, add_windows=add_windows)
-        if update:
-            if add_windows or output is not None:
-                raise InputError("--update: takes all of the text and judges nothing; leave --add-windows and -o out")
-            _print_baseline(baseline, *verb.update(artifacts, baseline, plan, options))
+        if against:
+            if baseline is not None or update or add_cpu:
+                raise InputError(
+                    "--against: the artifacts there are the baseline; leave --baseline, --update and --add-cpu out"
+                )
+            found = verb.gate_against(artifacts, against, config, plan, options)
+            _print_gate(found, output, as_json=as_json)
+            raise typer.Exit(found.exit_code)
+        if baseline is None:
+            raise InputError("give --baseline FILE, or --against DIR with the artifacts of the base commit")
+        if update or add_cpu:
+            word = "--update" if update else "--add-cpu"
+            if add_windows or output is not None or (update and add_cpu):
+                raise InputError(f"{word}: takes all of the text and writes the baseline; leave other options out")
+            if update:
+                _print_baseline(baseline, *verb.update(artifacts, baseline, plan, options))
+            else:
+                made = verb.add_cpu(artifacts, baseline, plan, options)
+                typer.echo(f"{baseline}: now of {len(made.cpus)} classes of kernels; commit it, so that it is reviewed")
             return
         found = verb.gate(artifacts, baseline, plan, options)
         _print_gate(found, output, as_json=as_json)

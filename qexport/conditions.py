@@ -43,6 +43,7 @@ def of_session(session: Session, versions: dict[str, str]) -> Conditions:
             "runtime": session.runtime,
             "provider": session.provider,
             "device": session.device,
+            "kernel_class": session.kernel_class,
             "versions": versions,
         }
     )

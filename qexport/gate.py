@@ -1,19 +1,30 @@
-"""The verb ``gate``: artifacts against their budgets and a stored baseline, each with a verdict that noise does not decide.
+"""The verb ``gate``: artifacts against their budgets and a baseline, each with a verdict that noise does not decide.
 
+The baseline is a file, or other artifacts that are measured in the same run: then both sides run on the same kernels.
 Whatever is missing, altered, skipped or measured on something else fails: a gate that cannot tell is closed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from qexport import measure
-from qexport.baseline import Baseline, StoredRow, read_baseline, stored_samples, structure_of, write_baseline
-from qexport.conditions import here
+from qexport.artifact import MANIFEST_NAME
+from qexport.baseline import (
+    Baseline,
+    Cpu,
+    Feed,
+    Seen,
+    StoredRow,
+    read_baseline,
+    stored_samples,
+    structure_of,
+    write_baseline,
+)
 from qexport.errors import InputError, UnsupportedHere
 from qexport.gating.bench import Bench, GateOptions
-from qexport.gating.judge import Judge
+from qexport.gating.judge import Judge, wanted_rows
 from qexport.inputs.budgets import SIZES, SPEEDS, GatePlan
 from qexport.recipes import recipe
 from qexport.verdict import GateReport
@@ -39,21 +50,99 @@ def gate(paths: Sequence[Path], baseline: Path, plan: GatePlan, options: GateOpt
     stored = read_baseline(baseline)
     measure.require_provider(options.provider)
     bench = Bench(paths, plan, options)
-    if bench.model and bench.model != stored.model:
-        raise InputError(
-            f"{baseline}: is of {stored.model}, and the artifacts are of {bench.model}; name the baseline of {bench.model}"
-        )
+    _require_model(bench, stored, baseline)
     _require_rows(plan, bench, stored)
-    judge = Judge(bench, stored, plan)
-    wanted, look = judge.wanted(), 0
-    while wanted:
+    return _decide(bench, plan, lambda _look, _wanted: stored, baseline=baseline, place=baseline)
+
+
+def gate_against(
+    paths: Sequence[Path], base: Sequence[Path], config: Path, plan: GatePlan, options: GateOptions
+) -> GateReport:
+    """Measure artifacts, and beside them those of another commit, and hold the former to their budgets.
+
+    Both sides run on this machine over the same windows, so that it does not matter which CPU this is. An artifact
+    that has the same bytes on both sides is measured once.
+
+    Args:
+        paths: as :func:`gate` takes them.
+        base: folders of artifacts, or folders that hold them; their names are the rows.
+        config: the file of budgets, which findings point to.
+        plan: see :func:`gate`.
+        options: see :func:`gate`.
+
+    Raises:
+        InputError: as :func:`gate`, or one of ``base`` is no artifact and holds none, or is altered.
+        UnsupportedHere: the provider is not there, or an artifact of ``base`` cannot be measured here.
+    """
+    _require_recipes(plan)
+    measure.require_provider(options.provider)
+    bench = Bench(paths, plan, options)
+    other = Bench([each for path in base for each in artifacts_in(path)], plan, options)
+    for name, reason in other.problems.items():
+        raise InputError(f"--against {name}: {reason}")
+    if bench.model and bench.model != other.model:
+        raise InputError(
+            f"--against: artifacts of {other.model}, and the others are of {bench.model}; give artifacts of one model"
+        )
+
+    def measured(look: int, wanted: Mapping[str, Sequence[str]]) -> Baseline:
+        same = other.share(bench)
+        unlike = other.artifacts.keys() - same
+        asked = {metric: names for metric, names in wanted.items() if metric not in SPEEDS}
+        other.take({metric: [name for name in names if name in unlike] for metric, names in asked.items()}, look)
+        _require_measured(other, "the base cannot be compared with")
+        return _baseline_of(other)
+
+    _require_rows(plan, bench, _baseline_of(other))
+    where = ", ".join(map(str, base))
+    return _decide(bench, plan, measured, baseline=where, place=config)
+
+
+def artifacts_in(path: Path) -> list[Path]:
+    """The folder itself where it is an artifact, or else the artifacts in it, by name.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if (path / MANIFEST_NAME).is_file():
+        return [path]
+    found = sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST_NAME}"))
+    if not found:
+        raise InputError(f"{path}: neither an artifact nor a folder of artifacts; give what `qexport quantize` wrote")
+    return found
+
+
+def _decide(
+    bench: Bench,
+    plan: GatePlan,
+    baseline_at: Callable[[int, Mapping[str, Sequence[str]]], Baseline],
+    *,
+    baseline: Path | str,
+    place: Path,
+) -> GateReport:
+    """Measure until every verdict is settled or the text is used up.
+
+    Args:
+        bench: the artifacts.
+        plan: their budgets.
+        baseline_at: gives the baseline of a look at the rows that each metric was measured of.
+        baseline: what it is called.
+        place: the file that findings point to.
+    """
+    wanted, look = wanted_rows(bench, plan), 0
+    while True:
         bench.take(wanted, look)
+        stored = baseline_at(look, wanted)
+        judge = Judge(bench, stored, plan)
         look += 1
-        wanted = judge.undecided() if options.add_windows and bench.has_more(look) else {}
+        wanted = judge.undecided() if bench.options.add_windows and bench.has_more(look) else {}
+        if not wanted:
+            break
     missing = [name for name in stored.rows if name not in bench.names]
     return GateReport(
         model=stored.model,
         baseline=str(baseline),
+        place=str(place),
         rows=tuple(judge.row(name) for name in (*bench.names, *missing)),
         notes=tuple(judge.notes()),
     )
@@ -62,7 +151,7 @@ def gate(paths: Sequence[Path], baseline: Path, plan: GatePlan, options: GateOpt
 def update(
     paths: Sequence[Path], baseline: Path, plan: GatePlan, options: GateOptions
 ) -> tuple[Baseline, Baseline | None]:
-    """Measure artifacts on all of the text, and write what they are as the baseline.
+    """Measure artifacts on all of the text, and write what they are as the baseline, of this CPU alone.
 
     Returns:
         The baseline, and the one before; None where there was none that could be read.
@@ -71,19 +160,8 @@ def update(
         InputError: as :func:`gate`, or an artifact that is altered or fed other tokens than the first; nothing is written.
         UnsupportedHere: an artifact that cannot be measured here; nothing is written.
     """
-    _require_recipes(plan)
-    measure.require_provider(options.provider)
-    bench = Bench(paths, plan.model_copy(update={"windows": None, "sentences": None}), options)
-    for name, reason in bench.problems.items():
-        raise InputError(f"{name}: {reason}; nothing was written")
-    metrics = [metric for metric in plan.metrics if metric not in SPEEDS]
-    bench.take(dict.fromkeys(metrics, bench.names))
-    for (name, metric), record in bench.records.items():
-        if record.skipped is not None:
-            raise UnsupportedHere(f"{name}: {metric} was not measured, so nothing was written: {record.skipped}")
-    fed = {
-        name: {metric: bench.feed(name, metric) for metric in metrics if metric not in SIZES} for name in bench.names
-    }
+    bench = _measured_whole(paths, plan, options)
+    fed = {name: _feeds(bench, name) for name in bench.names}
     first = bench.names[0]
     other = next((name for name in bench.names if fed[name] != fed[first]), None)
     if other is not None:
@@ -94,24 +172,105 @@ def update(
         before = read_baseline(baseline)
     except InputError:  # none, or of another format: it is what the new one replaces
         before = None
-    conditions = here()
-    made = Baseline(
-        schema=1,
-        model=bench.model,
-        machine=conditions.machine,
-        isa=conditions.isa,
-        feeds=fed[first],
-        rows={
-            name: StoredRow(
-                structure=structure_of(bench.artifacts[name]),
-                ran=bench.ran(name),
-                samples={metric: stored_samples(bench.records[name, metric]) for metric in metrics},
-            )
-            for name in sorted(bench.names)
-        },
-    )
+    made = Baseline.model_validate(_baseline_of(bench).model_dump(by_alias=True))
     write_baseline(baseline, made)
     return made, before
+
+
+def add_cpu(paths: Sequence[Path], baseline: Path, plan: GatePlan, options: GateOptions) -> Baseline:
+    """Measure artifacts on all of the text, and write what they give on this CPU into a baseline that is there.
+
+    Returns:
+        The baseline with the classes of kernels that ran here.
+
+    Raises:
+        InputError: as :func:`gate`, or an artifact is not the baseline's, or fails; nothing is written.
+        UnsupportedHere: an artifact that cannot be measured here; nothing is written.
+    """
+    whole = plan.model_copy(update={"windows": None, "sentences": None})
+    stored = read_baseline(baseline)
+    bench = _measured_whole(paths, plan, options)
+    _require_model(bench, stored, baseline)
+    judge = Judge(bench, stored, whole)
+    for verdict in (judge.row(name) for name in dict.fromkeys((*bench.names, *stored.rows))):
+        if verdict.outcome != "pass":
+            reason = next(check.message for check in verdict.checks if check.outcome == verdict.outcome)
+            raise InputError(
+                f"{verdict.name}: {reason}; nothing was written, since a CPU is added where nothing else has changed"
+            )
+    here = _baseline_of(bench)
+    rows = {}
+    for name, row in stored.rows.items():
+        seen = here.rows[name]
+        samples = {metric: each for metric, each in seen.samples.items() if metric not in SIZES}
+        elsewhere = dict(row.elsewhere)
+        if seen.kernel_class != row.kernel_class:
+            elsewhere[seen.kernel_class] = Seen(ran=seen.ran, samples=samples)
+        rows[name] = row.model_copy(update={"elsewhere": elsewhere})
+    made = stored.model_copy(update={"cpus": stored.cpus | here.cpus, "rows": rows})
+    write_baseline(baseline, made)
+    return made
+
+
+def _measured_whole(paths: Sequence[Path], plan: GatePlan, options: GateOptions) -> Bench:
+    """Artifacts measured on all of the text, all that a baseline holds.
+
+    Raises:
+        InputError: an artifact is altered, or a budget is of a recipe that does not exist.
+        UnsupportedHere: an artifact cannot be measured here.
+    """
+    _require_recipes(plan)
+    measure.require_provider(options.provider)
+    bench = Bench(paths, plan.model_copy(update={"windows": None, "sentences": None}), options)
+    for name, reason in bench.problems.items():
+        raise InputError(f"{name}: {reason}; nothing was written")
+    bench.take({metric: bench.names for metric in plan.metrics if metric not in SPEEDS})
+    _require_measured(bench, "nothing was written")
+    return bench
+
+
+def _require_measured(bench: Bench, otherwise: str) -> None:
+    for (name, metric), record in bench.records.items():
+        if record.skipped is not None:
+            raise UnsupportedHere(f"{name}: {metric} was not measured, so {otherwise}: {record.skipped}")
+
+
+def _feeds(bench: Bench, name: str) -> dict[str, Feed]:
+    """All that a row was measured on, by metric."""
+    metrics = [metric for row, metric in bench.records if row == name and metric not in (*SIZES, *SPEEDS)]
+    return {metric: bench.feed(name, metric) for metric in metrics}
+
+
+def _baseline_of(bench: Bench) -> Baseline:
+    """The baseline that artifacts make which were measured here. It is not checked for form: it may be of some windows."""
+    cpus: dict[str, Cpu] = {}
+    feeds: dict[str, Feed] = {}
+    rows: dict[str, StoredRow] = {}
+    for name in sorted(bench.artifacts):
+        feeds |= _feeds(bench, name)
+        record = bench.scored(name)
+        if record is not None:
+            conditions = record.conditions
+            cpus[conditions.kernel_class] = Cpu(machine=conditions.machine, isa=conditions.isa)
+        rows[name] = StoredRow(
+            structure=structure_of(bench.artifacts[name]),
+            sha256=bench.artifacts[name].sha256,
+            kernel_class=bench.kernel_class(name),
+            ran=bench.ran(name),
+            samples={
+                metric: stored_samples(each)
+                for (row, metric), each in bench.records.items()
+                if row == name and metric not in SPEEDS
+            },
+        )
+    return Baseline.model_construct(schema_=2, model=bench.model, cpus=cpus, feeds=feeds, rows=rows, lines={})
+
+
+def _require_model(bench: Bench, stored: Baseline, baseline: Path) -> None:
+    if bench.model and bench.model != stored.model:
+        raise InputError(
+            f"{baseline}: is of {stored.model}, and the artifacts are of {bench.model}; name the baseline of {bench.model}"
+        )
 
 
 def _require_recipes(plan: GatePlan) -> None:

@@ -55,6 +55,8 @@ class Conditions(BaseModel):
     """The execution provider that ran: ``cpu`` or ``cuda``."""
     device: str = ""
     """Name of the accelerator, empty on the CPU."""
+    kernel_class: str = ""
+    """Class of the kernels that ran, see :mod:`qexport.kernels`; empty where they were not observed."""
     batch: int = 1
     """Sequences that were run at once; 0 where that was whatever suited, since the figure does not depend on it."""
     sequence: str = ""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from qexport import cpu, cuda
+from qexport import cpu, cuda, kernels
 from qexport.decoding import Cache, Decoder, OrtDecoder, Tensor, cache_shape
 from qexport.errors import ContractError, UnsupportedHere
 
@@ -45,6 +45,9 @@ QUANTIZED_KERNELS: Mapping[str, frozenset[str]] = {
 
 NODES_ON = "nodes_on_"
 """What the record calls the number of nodes that an execution provider ran: ``nodes_on_cpu``."""
+
+SATURATES = "u8s8_saturates"
+"""Name of the fact that kernels of u8 x s8 add pairs of products in 16 bits on this CPU."""
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -91,6 +94,10 @@ class Session(Protocol):
     def device(self) -> str:
         """The accelerator's name; empty on the CPU."""
 
+    @property
+    def kernel_class(self) -> str:
+        """The class of the kernels that run, see :mod:`qexport.kernels`; empty where kernels were not observed."""
+
     def logits(self, input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Next-token logits ``[batch, sequence, vocab]`` of ids ``[batch, sequence]`` without padding."""
 
@@ -133,7 +140,7 @@ def open_session(
     if artifact.manifest.kind == "torch":
         from qexport.torch_runtime import TorchSession
 
-        return TorchSession(artifact, provider=provider, threads=threads)
+        return TorchSession(artifact, provider=provider, threads=threads, observe=observe)
     session = OrtSession(
         artifact.onnx_path,
         provider=provider,
@@ -243,7 +250,10 @@ class OrtSession:
         self.threads = threads or cpu.cores()
         self.runtime = f"onnxruntime {onnxruntime.__version__}"
         self.device = cuda.device_names()[0] if provider == "cuda" else ""
+        self.kernel_class = (self.device or kernels.onnx_class()) if observe == "kernels" else ""
         self._facts: dict[str, float | int | str] = {}
+        if observe == "kernels" and provider == "cpu":
+            self._facts[SATURATES] = int(kernels.saturates())
         self._profile_folder: tempfile.TemporaryDirectory[str] | None = None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from qexport import cpu
+from qexport import cpu, kernels
 from qexport.decoding import Side, last_real, positions
 from qexport.errors import ContractError, UnsupportedHere
-from qexport.runtime import Provider, ProviderUnavailable
+from qexport.runtime import Observe, Provider, ProviderUnavailable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,14 @@ _NOISE = {
 class TorchSession:
     """One artifact of kind ``torch``, loaded by transformers."""
 
-    def __init__(self, artifact: Artifact, *, provider: Provider = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        provider: Provider = "cpu",
+        threads: int | None = None,
+        observe: Observe = "nothing",
+    ) -> None:
         """Load an artifact and compare its quantized modules with the manifest.
 
         Raises:
@@ -58,6 +65,7 @@ class TorchSession:
         self.runtime = f"torch {torch.__version__}"
         self.device = torch.cuda.get_device_name() if provider == "cuda" else ""
         torch.set_num_threads(self.threads)
+        self.kernel_class = (self.device or kernels.torch_class()) if observe == "kernels" else ""
         compute: Any = artifact.manifest.settings.get("compute", "fp32")
         self._model = load_model(artifact.path, provider=provider, compute=compute)
         if provider == "cuda":

@@ -104,7 +104,9 @@ class GateReport:
 
     model: str
     baseline: str
-    """The baseline's path as it was given."""
+    """The baseline's path, or the artifacts that stand for it, as they were given."""
+    place: str = ""
+    """The file that findings point to, at their rows' lines; empty for the baseline."""
     rows: tuple[RowVerdict, ...]
     notes: tuple[str, ...] = ()
     """What a reader should know beside the verdicts: another processor or runtime than the baseline's."""

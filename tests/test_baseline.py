@@ -18,6 +18,7 @@ from qexport.artifact import (
 )
 from qexport.baseline import (
     Baseline,
+    Cpu,
     Feed,
     Ran,
     StoredRow,
@@ -59,10 +60,9 @@ FEEDS = {
     "piqa_acc": Feed(text="piqa.jsonl", sha256="d" * 64, plan_sha256="e" * 64),
 }
 WHOLE = Baseline(
-    schema=1,
+    schema=2,
     model="gpt2",
-    machine="Some CPU",
-    isa=("avx2", "avx512f"),
+    cpus={"0123456789ab": Cpu(machine="Some CPU", isa=("avx2", "avx512f"))},
     feeds=FEEDS,
     rows={"int8": ROW, "fp32": FP32},
 )
@@ -79,7 +79,7 @@ def row_of(names, **changed):
 
 
 def with_rows(rows):
-    return Baseline(schema=1, model="m", rows=rows)
+    return Baseline(schema=2, model="m", rows=rows)
 
 
 def again(path, baseline):
@@ -147,7 +147,7 @@ def test_rows_of_any_name_and_samples_come_back(path, rows, model):
         return
     feed = Feed(text=model, tokens=(1, 2))
     made = Baseline(
-        schema=1,
+        schema=2,
         model=model,
         feeds={"perplexity": feed},
         rows={
@@ -170,13 +170,13 @@ def test_a_line_for_each_row_and_for_each_feed_sorted(path):
     found = again(path, WHOLE)
     lines = path.read_text().split("\n")
     assert [line.split(":")[0].strip() for line in lines] == [
-        *("{", '"isa"', '"machine"', '"model"', '"schema"'),
+        *("{", '"cpus"', '"model"', '"schema"'),
         *('"feeds"', '"perplexity"', '"piqa_acc"', '"sentence_perplexity"', "},"),
         *('"rows"', '"fp32"', '"int8"', "}", "}", ""),
     ]
-    assert found.lines == {"fp32": 12, "int8": 13}
-    assert json.loads("\n".join(lines))["schema"] == 1
-    row = json.loads("{" + lines[12].strip() + "}")["int8"]
+    assert found.lines == {"fp32": 11, "int8": 12}
+    assert json.loads("\n".join(lines))["schema"] == 2
+    row = json.loads("{" + lines[11].strip() + "}")["int8"]
     assert list(row) == sorted(row)
     assert list(row["samples"]) == sorted(row["samples"])
     assert row["samples"]["piqa_acc"] == "1011"
@@ -337,19 +337,20 @@ def test_a_file_that_is_not_there(path, tmp_path):
         (b'{"schema": 1}}', ["not a baseline", AGAIN]),
         (b"[" * 100_000, ["not a baseline", AGAIN]),
         (b'<<<<<<< HEAD\n{"schema": 1}', ["not a baseline", AGAIN]),
-        (b"[]", ["not a baseline of format 1", AGAIN]),
-        (b"3", ["not a baseline of format 1", AGAIN]),
-        (b"null", ["not a baseline of format 1", AGAIN]),
-        (b"{}", ["not a baseline of format 1", AGAIN]),
-        (b'{"schema": 0}', ["not a baseline of format 1", AGAIN]),
-        (b'{"schema": -1}', ["not a baseline of format 1", AGAIN]),
-        (b'{"schema": null}', ["not a baseline of format 1", AGAIN]),
-        (b'{"schema": "1"}', ["not a baseline of format 1", AGAIN]),
-        (b'{"schema": [1]}', ["not a baseline of format 1", AGAIN]),
-        (b'{"schema": 2}', ["not a baseline of format 1", "install a newer qexport"]),
-        (b'{"schema": 99}', ["not a baseline of format 1", "install a newer qexport"]),
-        (b'{"schema": 1}', ["damaged baseline", "model", AGAIN]),
-        (b'{"schema": 1, "model": "m"}', ["damaged baseline", "rows", AGAIN]),
+        (b"[]", ["not a baseline of format 2", AGAIN]),
+        (b"3", ["not a baseline of format 2", AGAIN]),
+        (b"null", ["not a baseline of format 2", AGAIN]),
+        (b"{}", ["not a baseline of format 2", AGAIN]),
+        (b'{"schema": 1}', ["not a baseline of format 2", AGAIN]),
+        (b'{"schema": 0}', ["not a baseline of format 2", AGAIN]),
+        (b'{"schema": -1}', ["not a baseline of format 2", AGAIN]),
+        (b'{"schema": null}', ["not a baseline of format 2", AGAIN]),
+        (b'{"schema": "1"}', ["not a baseline of format 2", AGAIN]),
+        (b'{"schema": [1]}', ["not a baseline of format 2", AGAIN]),
+        (b'{"schema": 3}', ["not a baseline of format 2", "install a newer qexport"]),
+        (b'{"schema": 99}', ["not a baseline of format 2", "install a newer qexport"]),
+        (b'{"schema": 2}', ["damaged baseline", "model", AGAIN]),
+        (b'{"schema": 2, "model": "m"}', ["damaged baseline", "rows", AGAIN]),
     ],
 )
 def test_a_file_that_is_no_baseline(path, content, parts):
@@ -359,7 +360,7 @@ def test_a_file_that_is_no_baseline(path, content, parts):
 
 def spoiled(change):
     values = {
-        "schema": 1,
+        "schema": 2,
         "model": "m",
         "feeds": {"perplexity": {"tokens": [7, 2]}, "piqa_acc": {"sha256": "d"}},
         "rows": {

@@ -139,10 +139,19 @@ class Bench:
             plan_sha256=str(record.facts.get("plan_sha256", "")),
         )
 
+    def scored(self, name: str) -> Measurement | None:
+        """A record of a row that was scored or asked; None where it was neither."""
+        records = (self.records.get((name, metric)) for metric in (*LIKELIHOODS, *ACCURACIES))
+        return next((record for record in records if record is not None and record.skipped is None), None)
+
+    def kernel_class(self, name: str) -> str:
+        """The class of the kernels that ran a row, see :mod:`qexport.kernels`; empty where nothing ran."""
+        record = self.scored(name)
+        return "" if record is None else record.conditions.kernel_class
+
     def ran(self, name: str) -> Ran:
         """What ran when a row was scored or asked; nothing where it was neither."""
-        records = (self.records.get((name, metric)) for metric in (*LIKELIHOODS, *ACCURACIES))
-        record = next((record for record in records if record is not None and record.skipped is None), None)
+        record = self.scored(name)
         if record is None:
             return Ran()
         providers = [fact.removeprefix(NODES_ON) for fact in record.facts if fact.startswith(NODES_ON)]
@@ -160,6 +169,13 @@ class Bench:
         while self.options.add_windows and lengths[-1] < total:
             lengths.append(min(2 * lengths[-1], total))
         return tuple(lengths)
+
+    def share(self, other: Bench) -> set[str]:
+        """Take over the records of another bench on this machine for artifacts with the same bytes; returns their names."""
+        both = self.artifacts.keys() & other.artifacts.keys()
+        same = {name for name in both if self.artifacts[name].sha256 == other.artifacts[name].sha256}
+        self.records |= {key: record for key, record in other.records.items() if key[0] in same}
+        return same
 
     def has_more(self, look: int) -> bool:
         """Whether any row's text goes on at a look."""

@@ -7,16 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from qexport import stats
-from qexport.baseline import Baseline, Feed, structure_of
+from qexport.baseline import Baseline, Feed, Seen, structure_of
 from qexport.catalogue import CATALOGUE
-from qexport.conditions import here
 from qexport.errors import NotComparable, QExportError
 from qexport.gating.bench import Bench
+from qexport.gating.explained import explained_nats, widened
 from qexport.inputs.budgets import DRIFT, LIKELIHOODS, SIZES, SPEEDS, Budget, GatePlan
 from qexport.record import Measurement
 from qexport.report import words
 from qexport.report.figures import Latency, Repeated, derive, plain
 from qexport.report.table import COLUMN
+from qexport.runtime import SATURATES
+from qexport.schemes.int8 import WeightGrid
 from qexport.stats import Interval
 from qexport.verdict import Base, Bounds, Change, Check, RowVerdict
 
@@ -30,16 +32,6 @@ class Judge:
 
     def __init__(self, bench: Bench, stored: Baseline, plan: GatePlan) -> None:
         self._bench, self._stored, self._plan = bench, stored, plan
-
-    def wanted(self) -> dict[str, list[str]]:
-        """The rows that each metric must be measured of: those with a budget of it, and fp32 where it divides."""
-        wanted: dict[str, list[str]] = {metric: [] for metric in self._plan.metrics}
-        for name in self._bench.artifacts:
-            for metric, budgets in self._budgets(name).items():
-                rows = wanted[_measured(metric)]
-                fp32 = [self._bench.fp32] if self._bench.fp32 and any(budget.of == "fp32" for budget in budgets) else []
-                rows += [row for row in (*fp32, name) if row not in rows]
-        return wanted
 
     def undecided(self) -> dict[str, list[str]]:
         """The rows whose likelihoods do not settle a budget yet, and fp32 with them, so that it is never behind."""
@@ -70,13 +62,25 @@ class Judge:
 
     def notes(self) -> Iterator[str]:
         """What else a reader should know."""
-        conditions, stored = here(), self._stored
-        if stored.machine and (conditions.machine, conditions.isa) != (stored.machine, stored.isa):
-            yield f"measured on {conditions.machine}, the baseline on {stored.machine}: kernels of another CPU round otherwise"
+        strange = [name for name in self._bench.artifacts if self._is_elsewhere(name)]
+        if strange:
+            records = [self._bench.scored(name) for name in strange]
+            machine = next(record.conditions.machine for record in records if record is not None)
+            yield (
+                f"the kernels of this CPU ({machine}) are not in the baseline: {len(strange)} rows are held to the "
+                "budgets of fp32, to the baseline's bytes, and to the drift that kernels explain; add this CPU with "
+                "`qexport gate --add-cpu`, where the artifacts are known to be good"
+            )
+        delicate = [name for name in self._bench.artifacts if self._may_saturate(name)]
+        if delicate:
+            yield (
+                f"{', '.join(delicate)}: int8 weights on the full grid, which CPUs without VNNI do not multiply rightly; "
+                "deploy to CPUs with VNNI only, or quantize with --weights int8-paired"
+            )
         pairs = {
-            (row.ran.runtime, ran.runtime)
+            (seen.ran.runtime, ran.runtime)
             for name in self._bench.artifacts
-            if (row := stored.rows.get(name)) and (ran := self._bench.ran(name)).runtime and row.ran.runtime
+            if (seen := self._seen(name)) and (ran := self._bench.ran(name)).runtime and seen.ran.runtime
         }
         for before, now in sorted(pairs):
             if before != now:
@@ -87,22 +91,57 @@ class Judge:
     def _budgets(self, name: str) -> Mapping[str, Sequence[Budget]]:
         return self._plan.of(self._bench.recipe(name))
 
+    def _class(self, name: str) -> str:
+        """The class of kernels in the baseline that a row is compared with: its own, or else the nearest."""
+        row, record = self._stored.rows[name], self._bench.scored(name)
+        if record is None:
+            return row.kernel_class
+        own = record.conditions.kernel_class
+        return own if row.on(own) is not None else self._stored.nearest_class(name, record.conditions.isa)
+
+    def _seen(self, name: str) -> Seen | None:
+        """The baseline's figures that a row is compared with; None where it has no such row."""
+        row = self._stored.rows.get(name)
+        return None if row is None else row.on(self._class(name))
+
+    def _is_elsewhere(self, name: str) -> bool:
+        """Say whether a row ran on kernels that the baseline has no figures of."""
+        return (
+            name in self._stored.rows
+            and self._bench.scored(name) is not None
+            and self._class(name) != self._bench.kernel_class(name)
+        )
+
+    def _may_saturate(self, name: str) -> bool:
+        """Say whether the row's products are wrong on CPUs without VNNI."""
+        manifest = self._bench.artifacts[name].manifest
+        full = manifest.settings.get("weights") == WeightGrid.INT8.value
+        return full and any(node.activation != "none" for node in manifest.quantized)
+
     def _structure(self, name: str) -> Iterator[Check]:
         """What the artifact is, and what ran, against the baseline's."""
         row = self._stored.rows.get(name)
         if row is None:
             yield Check(what="baseline", outcome="fail", message=f"has no row in the baseline; {APPROVE}")
             return
-        now, ran = structure_of(self._bench.artifacts[name]), self._bench.ran(name)
+        record = self._bench.scored(name)
+        if record is not None and record.facts.get(SATURATES) and self._may_saturate(name):
+            yield Check(
+                what="kernels",
+                outcome="fail",
+                message="kernels: int8 weights on the full grid saturate on this CPU, which has no VNNI, so no figure here "
+                "is that of another CPU; quantize with --weights int8-paired",
+            )
+        now, ran, before = structure_of(self._bench.artifacts[name]), self._bench.ran(name), self._seen(name)
         pairs = {
             "recipe": (now.recipe, row.structure.recipe),
             "selection": (now.selection, row.structure.selection),
             "engine": (now.engine, row.structure.engine),
             "calibration text": (now.calibration[:12], row.structure.calibration[:12]),
         }
-        if ran.providers and row.ran.providers:
-            pairs["providers"] = (", ".join(ran.providers), ", ".join(row.ran.providers))
-            pairs["kernels that ran"] = (_counts(ran.kernels), _counts(row.ran.kernels))
+        if ran.providers and before is not None and before.ran.providers:
+            pairs["providers"] = (", ".join(ran.providers), ", ".join(before.ran.providers))
+            pairs["kernels that ran"] = (_counts(ran.kernels), _counts(before.ran.kernels))
         unlike = [
             Check(
                 what=what,
@@ -146,11 +185,21 @@ class Judge:
             raise NotComparable(
                 f"{_title(metric)}: {budget.of} has too few right answers to divide by; ask more questions"
             )
-        outcome = budget.bounds.judge(found)
+        bounds = budget.bounds
+        outcome = bounds.judge(found)
         message = _message(metric, budget, found)
+        if outcome != "pass" and budget.of == "baseline" and metric not in SIZES and self._is_elsewhere(name):
+            if self._bench.artifacts[name].sha256 == self._stored.rows[name].sha256:
+                outcome = "pass"
+                message += "; the artifact has the baseline's bytes, so this CPU's kernels explain it"
+            elif measured in LIKELIHOODS:
+                nats = explained_nats(self._bench.artifacts[name].manifest)
+                bounds = widened(metric, bounds, nats)
+                outcome = bounds.judge(found)
+                message += f"; kernels of another CPU explain {nats:g} nats per token more"
         if outcome == "inconclusive":
-            message += f"; {self._way_out(metric, record, budget.bounds, found)}"
-        return Check(what=metric, outcome=outcome, message=message, of=budget.of, found=found, bounds=budget.bounds)
+            message += f"; {self._way_out(metric, record, bounds, found)}"
+        return Check(what=metric, outcome=outcome, message=message, of=budget.of, found=found, bounds=bounds)
 
     def _confidence(self, record: Measurement) -> float:
         """Of an interval: all looks at the same text share one risk, or looking until it suits would decide."""
@@ -166,7 +215,8 @@ class Judge:
         name, metric, bench = record.row, record.metric, self._bench
         title, count = _title(metric), len(record.samples)
         if of == "baseline":
-            reference = self._stored.record(name, metric, count)
+            kernel_class = None if metric in SIZES or name not in self._stored.rows else self._class(name)
+            reference = self._stored.record(name, metric, count, kernel_class=kernel_class)
             if reference is None:
                 raise NotComparable(f"{title}: the baseline has no figure of it; {APPROVE}")
             if metric not in SIZES and (unlike := _unlike(self._stored.feeds[metric], bench.feed(name, metric))):
@@ -232,6 +282,17 @@ class Judge:
             return plain(derive(reference, None)), ratio
         except QExportError:
             return None, None
+
+
+def wanted_rows(bench: Bench, plan: GatePlan) -> dict[str, list[str]]:
+    """The rows that each metric must be measured of: those with a budget of it, and fp32 where it divides."""
+    wanted: dict[str, list[str]] = {metric: [] for metric in plan.metrics}
+    for name in bench.artifacts:
+        for metric, budgets in plan.of(bench.recipe(name)).items():
+            rows = wanted[_measured(metric)]
+            fp32 = [bench.fp32] if bench.fp32 and any(budget.of == "fp32" for budget in budgets) else []
+            rows += [row for row in (*fp32, name) if row not in rows]
+    return wanted
 
 
 def _unlike(before: Feed, now: Feed) -> str:

@@ -7,12 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from qexport import stats
+from qexport import pipeline, stats
 from qexport.baseline import Ran, read_baseline
 from qexport.conditions import identity
 from qexport.gating.bench import Bench, GateOptions
-from qexport.gating.judge import Judge
+from qexport.gating.explained import EXPLAINED_NATS
+from qexport.gating.judge import Judge, wanted_rows
 from qexport.record import Conditions, Measurement
+from qexport.runtime import SATURATES
 from tests.gated import ONE
 
 ON = GateOptions(threads=1, add_windows=True)
@@ -30,7 +32,10 @@ class Case:
         self.judge = Judge(self.bench, self.stored, self.plan)
 
     def put(self, name, metric, samples, *, columns=("nll_nats", "tokens"), facts=None, conditions=None):
-        ran = self.stored.rows[name].ran if name in self.stored.rows else Ran()
+        row = self.stored.rows.get(name)
+        ran = row.ran if row else Ran()
+        same = {"runtime": ran.runtime, "kernel_class": row.kernel_class if row else ""}
+        given = conditions.model_dump(exclude_defaults=True) if conditions else {}
         kernels = {"nodes_on_cpu": 9} | {f"{kind}_run": count for kind, count in ran.kernels.items()}
         self.bench.records[name, metric] = Measurement(
             row=name,
@@ -38,16 +43,18 @@ class Case:
             columns=columns,
             samples=tuple(tuple(map(float, sample)) for sample in samples),
             facts=kernels | (facts or {}),
-            conditions=(conditions or Conditions()).model_copy(update={"runtime": ran.runtime}),
+            conditions=Conditions(**same | given),
             **identity(self.bench.artifacts[name]),
         )
 
-    def put_stored(self, name, metric="perplexity", *, count=None, plus=0.0, alternating=0.0):
+    def put_stored(
+        self, name, metric="perplexity", *, count=None, plus=0.0, alternating=0.0, conditions=None, facts=None
+    ):
         """What the baseline has of a row, with so many nats more in each window."""
         record = self.stored.record(name, metric, count)
         change = [plus + alternating * (-1) ** index for index in range(len(record.samples))]
         shifted = [(nll + more, tokens) for (nll, tokens), more in zip(record.samples, change, strict=True)]
-        self.put(name, metric, shifted)
+        self.put(name, metric, shifted, conditions=conditions, facts=facts)
 
     def skip(self, name, metric, reason):
         self.bench.records[name, metric] = Measurement(
@@ -60,6 +67,10 @@ class Case:
     def check(self, what, name="int8", of=None):
         (check,) = [check for check in self.row(name).checks if check.what == what and (of is None or check.of == of)]
         return check
+
+
+def wanted_of(found):
+    return wanted_rows(found.bench, found.plan)
 
 
 @pytest.fixture
@@ -77,24 +88,32 @@ def reviewed(edited, case):
 
 
 def test_only_rows_with_a_budget_are_measured_and_fp32_where_it_divides(case):
-    assert case({"perplexity": BASELINE}).judge.wanted() == {"perplexity": ["fp32", "int8"]}
+    assert wanted_of(case({"perplexity": BASELINE})) == {"perplexity": ["fp32", "int8"]}
     of_fp32 = {"at_most": 1.1, "of": "fp32"}
-    assert case({"perplexity": of_fp32}).judge.wanted() == {"perplexity": ["fp32", "int8"]}
+    assert wanted_of(case({"perplexity": of_fp32})) == {"perplexity": ["fp32", "int8"]}
     mine = {"int8-dynamic": {"weight_bytes": BASELINE, "drift": {"at_most": 0.1, "of": "baseline"}}}
-    assert case({}, recipes=mine).judge.wanted() == {"perplexity": ["int8"], "weight_bytes": ["int8"]}
+    assert wanted_of(case({}, recipes=mine)) == {"perplexity": ["int8"], "weight_bytes": ["int8"]}
     mine["int8-dynamic"]["latency_s"] = of_fp32
-    assert case({}, recipes=mine).judge.wanted() == {
+    assert wanted_of(case({}, recipes=mine)) == {
         "perplexity": ["int8"],
         "weight_bytes": ["int8"],
         "latency_s": ["fp32", "int8"],
     }
     mine["fp8"] = {"disk_bytes": BASELINE}
-    assert case({}, recipes=mine).judge.wanted()["disk_bytes"] == []
+    assert wanted_of(case({}, recipes=mine))["disk_bytes"] == []
 
 
 def test_only_likelihoods_that_are_not_settled_go_on(case):
-    budgets = {"perplexity": [BASELINE, {"at_most": 1.0, "of": "fp32"}], "drift": {"at_most": 50.0, "of": "baseline"}}
-    found = case(budgets, options=ON, windows=8)
+    def budgets(at_most):
+        return {
+            "perplexity": [BASELINE, {"at_most": at_most, "of": "fp32"}],
+            "drift": {"at_most": 50.0, "of": "baseline"},
+        }
+
+    first = case(budgets(2.0), options=ON, windows=8)
+    first.put_stored("fp32", count=8)
+    first.put_stored("int8", count=8)
+    found = case(budgets(first.check("perplexity", of="fp32").found.value), options=ON, windows=8)
     found.put_stored("fp32", count=8)
     found.put_stored("int8", count=8)
     assert found.check("perplexity", of="fp32").outcome == "inconclusive"
@@ -528,21 +547,89 @@ def test_notes_of_another_machine_and_runtime(reviewed, case, asked):
     assert list(found.judge.notes()) == []
 
     def elsewhere(values):
-        values["machine"] = "Other CPU"
         for row in values["rows"].values():
+            row["kernel_class"] = "e" * 12
             row["ran"]["runtime"] = "onnxruntime 1.0"
 
     found = reviewed({"perplexity": BASELINE}, elsewhere)
     found.bench.take({"perplexity": ["fp32", "int8"]})
     one, other = found.judge.notes()
-    assert "the baseline on Other CPU" in one
+    assert "are not in the baseline: 2 rows are held to the budgets of fp32" in one
+    assert "add this CPU with `qexport gate --add-cpu`" in one
     assert other.startswith("run by onnxruntime 1.")
     assert other.endswith("in the baseline by onnxruntime 1.0")
     assert found.row().outcome == "pass"  # it is said, and is no failure
 
-    found = reviewed({"perplexity": BASELINE}, lambda values: values.update(isa=["abacus"]))
+
+# Kernels of another CPU
+
+DRIFT = {"drift": {"at_most": 0.0002, "of": "baseline"}}
+STRANGE = Conditions(machine="Other CPU", isa=("avx2",), kernel_class="f" * 12)
+
+
+def other_bytes(values):
+    values["rows"]["int8"]["sha256"] = "0" * 64
+
+
+def test_the_same_bytes_on_other_kernels_pass_whatever_they_drift(case):
+    found = case(DRIFT | {"perplexity": BASELINE})
+    found.put_stored("int8", plus=0.3, conditions=STRANGE)
+    for what in ("drift", "perplexity"):
+        check = found.check(what)
+        assert check.outcome == "pass"
+        assert "the artifact has the baseline's bytes, so this CPU's kernels explain it" in check.message
+    found.put_stored("int8", plus=0.3)
+    assert found.check("drift").outcome == found.check("perplexity").outcome == "fail"  # on the baseline's own kernels
+
+
+@pytest.mark.parametrize(("share", "outcome"), [(0.9, "pass"), (1.1, "fail")])
+def test_other_bytes_on_other_kernels_are_held_to_what_kernels_explain(reviewed, monkeypatch, share, outcome):
+    monkeypatch.setitem(EXPLAINED_NATS, "8-bit activations", 0.001)
+    found = reviewed(DRIFT, other_bytes)
+    bound = math.hypot(0.0002, 0.001)
+    record = found.stored.record("int8", "perplexity")
+    shifted = [(nll + share * bound * tokens, tokens) for nll, tokens in record.samples]
+    found.put("int8", "perplexity", shifted, conditions=STRANGE)
+    check = found.check("drift")
+    assert check.outcome == outcome
+    assert check.bounds.at_most == bound
+    assert "kernels of another CPU explain 0.001 nats per token more" in check.message
+
+
+def test_a_row_is_compared_with_the_class_that_it_ran_on(reviewed):
+    def measured_there(values):
+        other_bytes(values)
+        row = values["rows"]["int8"]
+        nll = [nll + 1.0 for nll in row["samples"]["perplexity"]]
+        row["elsewhere"] = {STRANGE.kernel_class: {"ran": row["ran"], "samples": {"perplexity": nll}}}
+        values["cpus"][STRANGE.kernel_class] = {"machine": "Other CPU", "isa": ["avx2"]}
+
+    found = reviewed(DRIFT, measured_there)
+    found.put_stored("int8", plus=1.0, conditions=STRANGE)
+    assert found.check("drift").found.value == pytest.approx(0.0, abs=1e-9)
+    assert list(found.judge.notes()) == []
+    found.put_stored("int8", plus=1.0)
+    assert found.check("drift").outcome == "fail"
+    nearest = STRANGE.model_copy(update={"kernel_class": "e" * 12})
+    found.put_stored("int8", plus=1.0, conditions=nearest)
+    assert found.check("drift").outcome == "pass"  # a third class, with the flags of the second
+
+
+def test_weights_that_saturate_fail_where_they_do_and_are_said_where_they_may(case, gated, tmp_path):
+    path = tmp_path / "int8"
+    pipeline.quantize(str(gated.fp32), path, recipe_name="int8-dynamic", options={"engine": "ort", "grid": "int8"})
+    found = case(DRIFT, paths=[gated.fp32, path])
+    found.put_stored("int8")
+    assert found.row().outcome == "pass"
     (note,) = found.judge.notes()
-    assert "kernels of another CPU round otherwise" in note
+    assert note.startswith("int8: int8 weights on the full grid")
+    assert "--weights int8-paired" in note
+    found.put_stored("int8", facts={SATURATES: 1})
+    assert found.check("kernels").outcome == "fail"
+    assert "saturate on this CPU" in found.check("kernels").message
+    paired = case(DRIFT)
+    paired.put_stored("int8", facts={SATURATES: 1})
+    assert paired.row().outcome == "pass"
 
 
 def test_every_figure_stands_beside_what_it_was(case):

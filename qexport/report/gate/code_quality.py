@@ -12,7 +12,7 @@ from qexport.verdict import Check, GateReport, RowVerdict
 
 def code_quality(report: GateReport) -> str:
     """A JSON list with an entry for each check that fails or is inconclusive, at its row's line of the baseline."""
-    path = repository_path(report.baseline)
+    path = repository_path(report.place or report.baseline)
     found = [(row, check) for row in report.rows for check in findings(row)]
     entries = [
         {

@@ -23,7 +23,7 @@ def workflow_commands(report: GateReport) -> list[str]:
 def _of_kind(
     report: GateReport, outcome: Literal["fail", "inconclusive"], command: Literal["error", "warning"]
 ) -> list[str]:
-    path = repository_path(report.baseline)
+    path = repository_path(report.place or report.baseline)
     found = [
         _command(command, path, row.line, f"{one_line(row.name)}: {title(check)}", check.message)
         for row in report.rows
