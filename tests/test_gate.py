@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from qexport import stats
+from qexport import measure, stats
 from qexport.artifact import load_artifact
 from qexport.baseline import read_baseline
 from qexport.cli import app
 from qexport.errors import InputError, UnsupportedHere
-from qexport.gate import gate, update
+from qexport.gate import add_cpu, gate, gate_against, update
 from qexport.verdict import Bounds
 from tests import decoders
 from tests.gated import ON, ONE, QUESTIONS, write_text
 from tests.harness.conftest import changed
-from tests.plants import fewer_merges
+from tests.plants import fewer_merges, scaled, scales
 
 SAME = {"at_least": 0.9999, "at_most": 1.0001, "of": "baseline"}
 DRIFT = {"at_most": 0.1, "of": "baseline"}
@@ -70,6 +70,11 @@ def spoiled(gated, tmp_path):
         return changed(load_artifact(gated.folder / name), tmp_path / "spoiled" / name, change).path
 
     return spoil
+
+
+def off_scale(folder):
+    """One scale of the artifact is off by 2 %."""
+    scaled(scales(folder)[0])(folder)
 
 
 # Nothing changed
@@ -516,6 +521,136 @@ def test_nothing_is_written_where_anything_is_wrong(gated, asked, spoiled, tmp_p
     refused("cannot be written", update, [gated.fp32], tmp_path / "none" / "gate.json", plan, ONE)
 
 
+# Against another commit
+
+
+@pytest.fixture
+def against(gated):
+    """The gate of the shared artifacts against those of a base commit."""
+
+    def run(budgets, base, *, paths=None, **settings):
+        return gate_against(paths or gated.both, base, Path("budgets.toml"), gated.plan(budgets, **settings), ONE)
+
+    return run
+
+
+def test_the_same_artifacts_are_measured_once_and_pass(gated, against, asked):
+    report = against({"perplexity": [SAME, OF_FP32], "drift": {"at_most": 1e-9, "of": "baseline"}}, [gated.folder])
+    assert outcomes(report) == {"fp32": "pass", "int8": "pass"}
+    assert (report.baseline, report.place, report.notes) == (str(gated.folder), "budgets.toml", ())
+    assert sorted(row for row, probe, _ in asked if probe == "perplexity") == ["fp32", "int8"]
+
+
+def test_what_changed_since_the_base_is_measured_on_both_sides(gated, against, asked, spoiled):
+    plan = {"drift": {"at_most": 1e-6, "of": "baseline"}}
+    report = against(plan, gated.both, paths=[gated.fp32, spoiled(off_scale)])
+    assert failures(report).keys() == {"int8"}
+    assert failures(report)["int8"].keys() == {"drift"}
+    assert sorted(row for row, probe, _ in asked if probe == "perplexity") == ["fp32", "int8", "int8"]
+
+
+def test_another_selection_than_the_base_fails(gated, against, asked, attention):
+    report = against({"perplexity": OF_FP32}, [gated.fp32, attention])
+    assert "quantized and were not" in failures(report)["int8"]["quantized nodes"]
+    assert "--nodes attention" in failures(report)["int8"]["selection"]
+
+
+def test_rows_that_one_side_lacks(gated, against, asked):
+    report = against({"perplexity": SAME}, gated.both, paths=[gated.fp32])
+    assert "missing: the baseline has this row" in failures(report)["int8"]["artifact"]
+    report = against({"perplexity": SAME}, [gated.fp32])
+    assert failures(report).keys() == {"int8"}
+    assert "has no row in the baseline" in failures(report)["int8"]["baseline"]
+
+
+def test_windows_grow_on_both_sides(gated, spoiled, asked):
+    budgets = {"perplexity": {"at_most": 1.0, "of": "baseline"}}
+    plan = gated.plan(budgets, windows=4)
+    gate_against([gated.fp32, spoiled(off_scale)], gated.both, Path("budgets.toml"), plan, ON)
+    counts = {}
+    for row, probe, count in asked:
+        if probe == "perplexity":
+            counts.setdefault(row, []).append(count)
+    assert counts["int8"][:2] == [4, 4]
+    assert counts["int8"][0::2] == counts["int8"][1::2]  # head and base, look by look
+
+
+def test_a_base_that_cannot_be_used_is_one_line(gated, against, asked, spoiled, tmp_path):
+    plan = {"perplexity": SAME}
+    refused("neither an artifact nor a folder of artifacts", against, plan, [tmp_path])
+    altered = shutil.copytree(gated.int8, tmp_path / "a" / "int8")
+    (altered / "model.onnx").write_bytes((altered / "model.onnx").read_bytes()[:-1] + b"?")
+    refused("--against int8: .*altered since its manifest was written", against, plan, [gated.fp32, altered])
+    broken = spoiled(lambda folder: (folder / "model.onnx").write_text("?"))
+    message = "int8: perplexity was not measured, so the base cannot be compared with"
+    refused(message, against, plan, [gated.fp32, broken], error=UnsupportedHere)
+
+
+# Another CPU
+
+ELSEWHERE = "f" * 12
+
+
+@pytest.fixture
+def elsewhere(asked, monkeypatch):
+    """Measurements come from another class of kernels, on which every window costs 0.02 nats more."""
+    here = measure.measure
+
+    def moved(record):
+        conditions = record.conditions.model_copy(update={"kernel_class": ELSEWHERE, "machine": "Other CPU"})
+        samples = record.samples
+        if record.metric == "perplexity":
+            samples = tuple((nll + 0.02, tokens) for nll, tokens in samples)
+        return record.model_copy(update={"conditions": conditions, "samples": samples})
+
+    monkeypatch.setattr(measure, "measure", lambda job: [moved(record) for record in here(job)])
+
+
+TIGHT = {"drift": {"at_most": 1e-6, "of": "baseline"}, "perplexity": {"at_most": 1.0001, "of": "baseline"}}
+
+
+def test_a_clean_commit_passes_on_a_cpu_that_the_baseline_does_not_know(run, elsewhere):
+    report = run(TIGHT)
+    assert report.exit_code == 0
+    (note,) = report.notes
+    assert note.startswith("the kernels of this CPU (Other CPU) are not in the baseline: 2 rows")
+    assert "the artifact has the baseline's bytes" in check_of(report, "int8", "drift").message
+
+
+def test_a_change_fails_on_a_cpu_that_the_baseline_does_not_know(gated, run, elsewhere, spoiled):
+    report = run(TIGHT, paths=[gated.fp32, spoiled(off_scale)])
+    assert outcomes(report) == {"fp32": "pass", "int8": "fail"}
+
+
+def test_a_cpu_is_added_to_a_baseline_beside_the_others(gated, run, elsewhere, tmp_path):
+    path = shutil.copy(gated.baseline, tmp_path / "gate.json")
+    before = read_baseline(path)
+    made = add_cpu(gated.both, path, gated.plan(TIGHT, windows=2), ONE)
+    found = read_baseline(path)
+    assert found.model_copy(update={"lines": {}}) == made.model_copy(update={"lines": {}})
+    assert found.cpus.keys() == {*before.cpus, ELSEWHERE}
+    for name, row in found.rows.items():
+        assert row.model_copy(update={"elsewhere": {}}) == before.rows[name]
+        assert row.elsewhere[ELSEWHERE].samples.keys() == {"perplexity"}
+    report = run(TIGHT, baseline=path)
+    assert (report.exit_code, report.notes) == (0, ())
+    assert check_of(report, "int8", "drift").found.value == pytest.approx(0.0, abs=1e-5)
+    again = path.read_bytes()
+    add_cpu(gated.both, path, gated.plan(TIGHT), ONE)  # of this CPU once more
+    assert path.read_bytes() == again
+
+
+def test_a_cpu_is_not_added_where_something_changed(gated, elsewhere, spoiled, tmp_path):
+    path = shutil.copy(gated.baseline, tmp_path / "gate.json")
+    before = path.read_bytes()
+    for paths, message in (
+        ([gated.fp32, spoiled(off_scale)], "int8: drift .*; nothing was written, since a CPU is added"),
+        ([gated.fp32], "int8: missing.*; nothing was written"),
+    ):
+        refused(message, add_cpu, paths, path, gated.plan(TIGHT), ONE)
+        assert path.read_bytes() == before
+
+
 # The command
 
 
@@ -571,6 +706,17 @@ def test_exit_codes_and_what_is_printed(gated, config, asked, straddled):
     open_ = qexport(*given, some, code=4)
     assert "more windows would settle it" in open_.stdout
     qexport(*given, some, "--add-windows", code=0)
+
+
+def test_against_is_asked_in_place_of_a_baseline(gated, config, asked):
+    given = ("gate", *gated.both, "--threads", 1, "--config", config(PASSING))
+    assert "baseline " + str(gated.folder) in qexport(*given, "--against", gated.folder, code=0).stdout.replace(
+        "\n", ""
+    )
+    assert "give --baseline FILE, or --against DIR" in failure(*given)
+    both = failure(*given, "--against", gated.folder, "--baseline", gated.baseline)
+    assert "leave --baseline, --update and --add-cpu out" in both
+    assert "takes all of the text and writes the baseline" in failure(*given, "--baseline", gated.baseline, "--add-cpu", "--update")
 
 
 def test_json_is_strict_and_alone(gated, config, asked, monkeypatch, tmp_path):
