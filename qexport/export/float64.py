@@ -14,12 +14,13 @@ def float64() -> AbstractContextManager[Any]:
     ``no_grad``: under ``inference_mode`` torch fails to index a weight here.
     """
     import torch
-    from torch.utils import _pytree
     from torch.utils._python_dispatch import TorchDispatchMode
 
     def widened(value: Any) -> Any:
         if isinstance(value, torch.Tensor) and value.dtype == torch.float32:
             return value.double()
+        if type(value) in (list, tuple):
+            return type(value)(map(widened, value))
         return torch.float64 if value is torch.float32 else value
 
     class Float64(TorchDispatchMode):
@@ -30,8 +31,9 @@ def float64() -> AbstractContextManager[Any]:
             if func.is_view:
                 return func(*args, **(kwargs or {}))
             if func is not torch.ops.aten.embedding.default:
-                args, kwargs = _pytree.tree_map(widened, (args, kwargs))
-            return _pytree.tree_map(widened, func(*args, **(kwargs or {})))
+                args = widened(args)
+                kwargs = {name: widened(value) for name, value in (kwargs or {}).items()}
+            return widened(func(*args, **(kwargs or {})))
 
     mode: Any = Float64  # its constructor has no types
     return cast("AbstractContextManager[Any]", mode())
