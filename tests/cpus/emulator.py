@@ -1,0 +1,79 @@
+"""Emulated CPUs: one process each in which artifacts are measured as in a child of qexport, by other kernels."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qexport import measure
+
+ROOT = Path(__file__).resolve().parents[2]
+QEMU = "qemu-x86_64"
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """A processor that QEMU emulates without its host's instructions."""
+
+    model: str
+    """As ``qemu-x86_64 -cpu`` names it."""
+    blas: str
+    """OpenBLAS's name of kernels that it can run: OpenBLAS reads the host's flags."""
+    title: str
+
+
+CPUS: Mapping[str, Cpu] = {
+    "haswell": Cpu(model="Haswell", blas="Haswell", title="AVX2 without VNNI"),
+    "nehalem": Cpu(model="Nehalem", blas="Nehalem", title="SSE 4.2"),
+}
+
+
+def missing() -> str:
+    """The reason why nothing can be emulated here; empty where it can."""
+    return "" if shutil.which(QEMU) else f"{QEMU} is not installed; on Debian `apt-get install qemu-user` brings it"
+
+
+class Emulated:
+    """A process on an emulated CPU that answers questions about artifacts, one after the other."""
+
+    def __init__(self, cpu: Cpu) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the process
+        self._process = subprocess.Popen(
+            [QEMU, "-cpu", cpu.model, sys.executable, "-m", "tests.cpus.answer"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | {"OPENBLAS_CORETYPE": cpu.blas, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        )
+
+    def ask(self, job: measure.Job, artifact: Any, tokens: Any) -> Any:
+        """The answer of one job, in place of ``measure._ask_child``."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with tempfile.TemporaryDirectory(prefix="qexport-emulated-") as name:
+            question = measure.question_of(job, artifact, tokens, Path(name)).model_copy(update={"threads": 1})
+            self._process.stdin.write(question.model_dump_json() + "\n")
+            self._process.stdin.flush()
+            while (line := self._process.stdout.readline()) != "answered\n":
+                assert line, f"the emulated process ended: {self._words()}"
+            return measure.read_answer(question.answer.read_text())
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+    def _words(self) -> str:
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").splitlines()
+        return "\n".join([line for line in lines if "TCG doesn't support" not in line][-20:])
