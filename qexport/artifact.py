@@ -121,6 +121,8 @@ class Manifest(_Value):
     settings: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """The scheme's settings, those chosen by the machine included (``weight_dtype``)."""
     calibration: CalibrationInfo | None = None
+    cpu_dependent: str = ""
+    """What may differ where another CPU makes the artifact, in words; empty where nothing does."""
     weight_bytes: int
     """Bytes of all weights as stored, tied ones once; not the bytes of the file."""
     files: tuple[FileInfo, ...] = ()

@@ -315,10 +315,14 @@ def _manifest(
         quantized=result.quantized,
         settings=result.settings | {"target": scheme.target},
         calibration=calibration,
+        cpu_dependent=_CALIBRATED if scheme.calibration else "",
         weight_bytes=result.weight_bytes,
         versions=_versions("onnx", "onnxruntime", *(["neural-compressor"] if scheme.engine == "inc" else []))
         | result.versions,
     )
+
+
+_CALIBRATED = "what follows from activations, on CPUs other than x86-64 with FMA"
 
 
 def locate(spec: str, revision: str | None, trust: Trust) -> ModelSource:

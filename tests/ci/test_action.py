@@ -269,6 +269,8 @@ def test_what_the_gate_is_asked(job, verdict):
         ["gate", "--baseline", "my gate.json", "-o", "my reports", "--config", "my gate.toml"],
         ["artifacts/int8"],
     )
+    job(artifacts="artifacts/int8", against="the base", add_windows="false", pull_request=False)
+    assert asked_of_gate() == (["gate", "--against", "the base", "-o", "qexport-gate"], ["artifacts/int8"])
 
 
 @pytest.mark.parametrize(
@@ -300,7 +302,8 @@ def test_folders_are_words_and_globs(job, verdict, artifacts, found):
         ({"artifacts": "$(touch run) `touch run` more/w4"}, "matches $(touch;"),
         ({"artifacts": " \n "}, "input artifacts: is empty"),
         ({"artifacts": "--update"}, "matches --update;"),
-        ({"baseline": ""}, "input baseline: is empty"),
+        ({"baseline": ""}, "input baseline: is empty, and so is against"),
+        ({"against": "base"}, "input baseline: against is given too"),
         ({"output": ""}, "input output: is empty"),
         ({"add_windows": "yes"}, "input add-windows: 'yes' is neither 'true' nor 'false'"),
         ({"allow_inconclusive": ""}, "input allow-inconclusive: ''"),
@@ -482,9 +485,16 @@ def test_scripts_take_nothing_but_their_environment():
 
 def test_the_readme_calls_it_by_inputs_that_it_has():
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "ci" / "README.md").read_text(), re.DOTALL)
-    [workflow] = [each for each in map(yaml.safe_load, blocks) if "jobs" in each]
-    gate = workflow["jobs"]["gate"]
-    assert gate["permissions"]["pull-requests"] == "write"
-    with_ = gate["steps"][-1]["with"]
-    assert {name for name, about in ACTION["inputs"].items() if about.get("required")} <= with_.keys()
-    assert with_.keys() <= ACTION["inputs"].keys()
+    workflows = [each for each in map(yaml.safe_load, blocks) if "jobs" in each]
+    assert [
+        workflow["jobs"]["gate"]["steps"][-1]["with"].keys() & {"against", "baseline"} for workflow in workflows
+    ] == [
+        {"against"},
+        {"baseline"},
+    ]
+    for workflow in workflows:
+        gate = workflow["jobs"]["gate"]
+        assert gate["permissions"]["pull-requests"] == "write"
+        with_ = gate["steps"][-1]["with"]
+        assert {name for name, about in ACTION["inputs"].items() if about.get("required")} <= with_.keys()
+        assert with_.keys() <= ACTION["inputs"].keys()

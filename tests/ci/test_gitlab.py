@@ -82,6 +82,9 @@ def test_what_the_gate_is_asked(job, folder):
     asked = ["gate", "--baseline", "my gate.json", "-o", "qexport-gate", "--add-windows", "--"]
     found = ["artifacts/fp32", "artifacts/with space", "-o"]
     assert json.loads((folder / "asked.json").read_text()) == [*asked, *found]
+    job(ARTIFACTS="artifacts/fp32", AGAINST="the base")
+    asked = json.loads((folder / "asked.json").read_text())
+    assert asked[:3] == ["gate", "--against", "the base"]
     job(ARTIFACTS="artifacts/fp32", BASELINE="gate.json", ADD_WINDOWS="false")
     assert "--add-windows" not in json.loads((folder / "asked.json").read_text())
 
@@ -93,7 +96,8 @@ def test_what_the_gate_is_asked(job, folder):
         ({"ARTIFACTS": "artifacts/with space"}, "matches artifacts/with; a space in a name is written as ?"),
         ({"ARTIFACTS": "$(touch run)"}, "matches $(touch;"),
         ({"ARTIFACTS": ""}, "QEXPORT_ARTIFACTS is empty"),
-        ({"BASELINE": ""}, "QEXPORT_BASELINE is empty"),
+        ({"BASELINE": ""}, "QEXPORT_BASELINE is empty, and so is QEXPORT_AGAINST"),
+        ({"AGAINST": "base"}, "QEXPORT_AGAINST is given too"),
         ({"PACKAGE": ""}, "QEXPORT_PACKAGE is empty"),
         ({"ADD_WINDOWS": "yes"}, "QEXPORT_ADD_WINDOWS: 'yes' is neither 'true' nor 'false'"),
     ],
