@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-deploy check gate bench gpu clean
+.PHONY: help run test test-deploy test-cpus check gate bench gpu clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -52,7 +52,7 @@ test test-deploy: export PYTHONDONTWRITEBYTECODE =
 
 ## test    set up, then run the tests
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore=tests/deploy $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore=tests/deploy --ignore=tests/cpus $(PYTEST_ARGS)
 
 ## test-deploy  install the clients that artifacts are deployed to, each apart, and prove every target with them
 test-deploy: export QEXPORT_CLIENTS = $(abspath $(CLIENTS))
@@ -60,6 +60,10 @@ test-deploy: export QEXPORT_CLIENTS = $(abspath $(CLIENTS))
 test-deploy: $(VENV)/.installed-dev
 	$(BIN)/python tests/deploy/clients/install.py
 	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/deploy $(PYTEST_ARGS)
+
+## test-cpus  the bundled model on emulated CPUs, beside this one; needs qemu-user, and is skipped without
+test-cpus: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup tests/cpus $(PYTEST_ARGS)
 
 ## check   lint, format, types, import direction
 check: $(VENV)/.installed-dev

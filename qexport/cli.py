@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from qexport import __version__
+from qexport import __version__, cpu
 from qexport.errors import EXIT_ERROR, QExportError
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ def _dashed(name: str) -> str:
 
 def main() -> None:
     """Entry point of the console script and of ``python -m qexport``."""
+    cpu.choose_blas_kernels()
     app()
 
 
@@ -641,6 +642,8 @@ def gate(
     as_json: JsonOption = False,
 ) -> None:
     """Hold artifacts to their budgets: exit code 0 passes, 1 fails, 4 is inconclusive."""
+    if baseline is None and not against:
+        raise typer.BadParameter("give --baseline FILE, or --against DIR with the artifacts of the base commit")
     with _errors():
         from qexport import gate as verb
         from qexport.errors import InputError
@@ -657,8 +660,7 @@ def gate(
             found = verb.gate_against(artifacts, against, config, plan, options)
             _print_gate(found, output, as_json=as_json)
             raise typer.Exit(found.exit_code)
-        if baseline is None:
-            raise InputError("give --baseline FILE, or --against DIR with the artifacts of the base commit")
+        assert baseline is not None
         if update or add_cpu:
             word = "--update" if update else "--add-cpu"
             if add_windows or output is not None or (update and add_cpu):

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import qexport  # noqa: F401  # it chooses numpy's kernels, so it comes before numpy
+from qexport import cpu
 
-# isort: split
-import numpy as np
-import pytest
+cpu.choose_blas_kernels()  # as the command line does
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = os.environ.get("QEXPORT_NETWORK") == "1"

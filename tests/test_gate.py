@@ -713,10 +713,12 @@ def test_against_is_asked_in_place_of_a_baseline(gated, config, asked):
     assert "baseline " + str(gated.folder) in qexport(*given, "--against", gated.folder, code=0).stdout.replace(
         "\n", ""
     )
-    assert "give --baseline FILE, or --against DIR" in failure(*given)
+    assert "give --baseline FILE, or --against DIR" in qexport(*given, code=2).stderr.replace("\n", " ")
     both = failure(*given, "--against", gated.folder, "--baseline", gated.baseline)
     assert "leave --baseline, --update and --add-cpu out" in both
-    assert "takes all of the text and writes the baseline" in failure(*given, "--baseline", gated.baseline, "--add-cpu", "--update")
+    assert "takes all of the text and writes the baseline" in failure(
+        *given, "--baseline", gated.baseline, "--add-cpu", "--update"
+    )
 
 
 def test_json_is_strict_and_alone(gated, config, asked, monkeypatch, tmp_path):

@@ -193,7 +193,9 @@ class Judge:
                 outcome = "pass"
                 message += "; the artifact has the baseline's bytes, so this CPU's kernels explain it"
             elif measured in LIKELIHOODS:
-                nats = explained_nats(self._bench.artifacts[name].manifest)
+                here, there = record.conditions.isa, self._stored.cpus.get(self._class(name))
+                fma = there is not None and "avx2" in here and "avx2" in there.isa
+                nats = explained_nats(self._bench.artifacts[name].manifest, fma=fma)
                 bounds = widened(metric, bounds, nats)
                 outcome = bounds.judge(found)
                 message += f"; kernels of another CPU explain {nats:g} nats per token more"

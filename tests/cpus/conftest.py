@@ -1,17 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from qexport import measure, pipeline
-from qexport.artifact import load_artifact
+from qexport.inputs.text import load_text
+from qexport.recipes import RECIPES
 from tests.cpus.emulator import CPUS, Emulated, missing
 
+ROOT = Path(__file__).resolve().parents[2]
+CALIBRATION = ROOT / "models" / "reference" / "held_out_calibration.jsonl"
 ROWS = {
-    "fp32": None,
     "int8-dynamic": ("int8-dynamic", {}),
     "int8-static": ("int8-static", {}),
     "w8a16-rtn": ("w8a16-rtn", {}),
@@ -21,22 +23,23 @@ ROWS = {
     "nf4": ("nf4", {}),
     "fp8": ("fp8", {}),
 }
-"""Recipe and options of each row."""
+"""Recipe and options of each row but fp32."""
 
 
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory) -> dict[str, Path]:
     """The bundled model in every arithmetic, made on this CPU."""
     folder = tmp_path_factory.mktemp("rows")
-    pipeline.export("reference", folder / "fp32")
-    for name, made in ROWS.items():
-        if made is not None:
-            recipe, options = made
-            pipeline.quantize(str(folder / "fp32"), folder / name, recipe_name=recipe, options=options)
-    return {name: load_artifact(folder / name).path for name in ROWS}
+    made = {"fp32": pipeline.export("reference", folder / "fp32").path}
+    for name, (recipe, options) in ROWS.items():
+        text = load_text(CALIBRATION) if RECIPES[recipe].scheme.calibration else None
+        made[name] = pipeline.quantize(
+            str(made["fp32"]), folder / name, recipe_name=recipe, options=options, text=text
+        ).path
+    return made
 
 
-@pytest.fixture(scope="session", params=list(CPUS))
+@pytest.fixture(scope="session", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CPUS])
 def emulated(request) -> Iterator[Emulated]:
     """A process on an emulated CPU."""
     if reason := missing():
@@ -46,14 +49,9 @@ def emulated(request) -> Iterator[Emulated]:
     process.close()
 
 
-@pytest.fixture
-def on() -> Callable[[Emulated], object]:
-    """``with on(emulated):`` measures there."""
-
-    @contextmanager
-    def there(emulated: Emulated) -> Iterator[None]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(measure, "_ask_child", emulated.ask)
-            yield
-
-    return there
+@contextmanager
+def measured_on(emulated: Emulated) -> Iterator[None]:
+    """Measurements come from there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "_ask_child", emulated.ask)
+        yield

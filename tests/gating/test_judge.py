@@ -584,7 +584,7 @@ def test_the_same_bytes_on_other_kernels_pass_whatever_they_drift(case):
 
 @pytest.mark.parametrize(("share", "outcome"), [(0.9, "pass"), (1.1, "fail")])
 def test_other_bytes_on_other_kernels_are_held_to_what_kernels_explain(reviewed, monkeypatch, share, outcome):
-    monkeypatch.setitem(EXPLAINED_NATS, "8-bit activations", 0.001)
+    monkeypatch.setitem(EXPLAINED_NATS, "8-bit activations", (0.001, 0.001))
     found = reviewed(DRIFT, other_bytes)
     bound = math.hypot(0.0002, 0.001)
     record = found.stored.record("int8", "perplexity")
