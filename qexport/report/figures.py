@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -17,7 +17,7 @@ from qexport.record import OTHERS, Measurement
 from qexport.stats import Interval, McNemar
 
 UNSTABLE = 0.10
-"""A figure is unstable where the interval of the median over its rounds is wider than this part of it."""
+"""A figure is unstable where the rounds that it is taken from lie further apart than this part of their median."""
 BUSY = 0.05
 """The machine was busy where other processes took more than this part of its processors while figures were timed."""
 
@@ -32,7 +32,10 @@ class Size:
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Percentiles over all samples, in seconds, and the paired ratio of samples of the same place in the same round."""
+    """Percentiles over the samples of the quickest rounds, in seconds, and the ratio of samples of the same place.
+
+    Of few rounds all count, and the ratio is paired round by round; of six or more the quickest time of each place does.
+    """
 
     p50: float
     p95: float
@@ -40,14 +43,14 @@ class Latency:
     """``(seconds, tokens, round)`` as recorded."""
     ratio: Interval | None
     spread: float
-    """The width of the interval of the median over the rounds' medians, as a part of that median."""
+    """The range of the medians of the rounds that count, as a part of their median."""
     busy: bool = False
     """Other processes took their part of the machine meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repeated:
-    """Seconds or a rate, once a round: the median over rounds and its interval; the ratio's likewise, round by round."""
+    """Seconds or a rate, once a round: median and range of the quickest rounds; the ratio's round by round."""
 
     value: float
     low: float
@@ -176,18 +179,31 @@ def _latency(record: Measurement, reference: Measurement | None) -> Latency:
         common = [key for key in theirs if key in ours]  # a slow row takes part in some of the rounds only
         if not common or _lengths(ours) != _lengths(theirs):
             raise _unlike_sequences(record, reference)
-        ratio = stats.median_ratio([ours[key][0] for key in common], [theirs[key][0] for key in common])
+        ratio = stats.median_ratio(*(_places({key: one[key][0] for key in common}) for one in (ours, theirs)))
     by_round: dict[float, list[float]] = defaultdict(list)
     for time, number in zip(times, rounds, strict=True):
         by_round[number].append(time)
+    medians = [median(own) for own in by_round.values()]
+    taken = stats.quickest(medians)
+    undisturbed = [time for place, own in enumerate(by_round.values()) if place in taken for time in own]
     return Latency(
-        p50=stats.percentile(times, 50),
-        p95=stats.percentile(times, 95),
+        p50=stats.percentile(undisturbed, 50),
+        p95=stats.percentile(undisturbed, 95),
         samples=tuple((t, int(n), int(r)) for t, n, r in zip(times, tokens, rounds, strict=True)),
         ratio=ratio,
-        spread=_spread(median(own) for own in by_round.values()),
+        spread=_spread([medians[place] for place in taken]),
         busy=_busy(record),
     )
+
+
+def _places(times: Mapping[tuple[float, int], float]) -> list[float]:
+    """The times of few rounds, or else the quickest of each position, by ``(round, position)``."""
+    if len({number for number, _ in times}) < stats.FEW_ROUNDS:
+        return list(times.values())
+    least: dict[int, float] = {}
+    for (_, position), time in times.items():
+        least[position] = min(time, least.get(position, time))
+    return [least[position] for position in sorted(least)]
 
 
 def _by_place(record: Measurement) -> dict[tuple[float, int], tuple[float, float]]:
@@ -206,11 +222,9 @@ def _lengths(by_place: Mapping[tuple[float, int], tuple[float, float]]) -> set[t
     return {(position, tokens) for (_, position), (_, tokens) in by_place.items()}
 
 
-def _spread(rounds: Iterable[float]) -> float:
-    values = list(rounds)
+def _spread(values: Sequence[float]) -> float:
     middle = median(values)
-    low, high = stats.median_interval(values)
-    return (high - low) / middle if middle > 0 else 0.0
+    return (max(values) - min(values)) / middle if middle > 0 else 0.0
 
 
 def _busy(record: Measurement) -> bool:
@@ -220,14 +234,15 @@ def _busy(record: Measurement) -> bool:
 def _repeated(record: Measurement, reference: Measurement | None) -> Repeated:
     values = _column(record, record.metric)
     ratios = [] if reference is None else _ratios(_by_round(record), _by_round(reference))
-    low, high = stats.median_interval(values)
+    slowness = [-value for value in values] if CATALOGUE[record.metric].better == "higher" else list(values)
+    undisturbed = [values[place] for place in stats.quickest(slowness)]
     return Repeated(
-        value=median(values),
-        low=low,
-        high=high,
+        value=median(undisturbed),
+        low=min(undisturbed),
+        high=max(undisturbed),
         rounds=len(values),
         ratio=_median_with_interval(ratios) if ratios else None,
-        spread=_spread(values),
+        spread=_spread(undisturbed),
         busy=_busy(record),
     )
 

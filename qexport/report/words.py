@@ -130,7 +130,7 @@ def warnings(table: Table) -> tuple[str, ...]:
 
 
 UNSTABLE = (
-    "Unstable: the 95 % interval of the median over rounds, or the range of few rounds, is wider than 10 % of the median. "
+    "Unstable: the quickest quarter of the rounds, or few rounds as a whole, lie more than 10 % apart. "
     "The machine's clock moved, or something that qexport does not see took its time; measure again before you rely on these figures."
 )
 

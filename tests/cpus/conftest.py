@@ -26,6 +26,14 @@ ROWS = {
 """Recipe and options of each row but fp32."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """All tests of an emulated CPU run in one worker, which remembers what was measured there."""
+    for item in items:
+        if "emulated" in getattr(getattr(item, "callspec", None), "params", {}):
+            item.add_marker(pytest.mark.xdist_group(item.callspec.params["emulated"]))
+
+
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory) -> dict[str, Path]:
     """The bundled model in every arithmetic, made on this CPU."""
@@ -39,7 +47,7 @@ def rows(tmp_path_factory) -> dict[str, Path]:
     return made
 
 
-@pytest.fixture(scope="session", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CPUS])
+@pytest.fixture(scope="session", params=list(CPUS))
 def emulated(request) -> Iterator[Emulated]:
     """A process on an emulated CPU."""
     if reason := missing():
