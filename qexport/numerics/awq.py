@@ -54,8 +54,12 @@ def _candidates(magnitude: NDArray[np.float64]) -> Iterator[Floats]:
     typical = float(np.median(seen)) if len(seen) else 1.0
     # A channel that was never seen is taken for a small one, not for one that may be scaled away.
     magnitude = np.maximum(magnitude, 1e-3 * typical) / typical
+    tried: list[NDArray[np.float64]] = []
     for bound in OUTLIERS:
         outlier = np.maximum(magnitude / bound, 1.0)
+        if any(np.array_equal(outlier, before) for before in tried):
+            continue  # no channel lies beyond this bound, and so the candidates are those of the bound before
+        tried.append(outlier)
         for step in range(EXPONENTS + 1):
             scale = outlier * (magnitude / outlier) ** (step / EXPONENTS)
             yield (scale / np.sqrt(scale.max() * scale.min())).astype(np.float32)

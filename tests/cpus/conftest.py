@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from qexport import measure, pipeline
+from qexport.inputs.budgets import GatePlan
 from qexport.inputs.text import load_text
 from qexport.recipes import RECIPES
 from tests.cpus.emulator import CPUS, Emulated, missing
@@ -24,6 +25,15 @@ ROWS = {
     "fp8": ("fp8", {}),
 }
 """Recipe and options of each row but fp32."""
+
+
+WINDOWS, LENGTH = 12, 20
+"""Few tokens, since an emulated AVX2 takes a tenth of a second for each."""
+BUDGETS = {
+    "drift": {"at_most": 0.0002, "of": "baseline"},
+    "perplexity": {"at_most": 1.0005, "of": "baseline"},
+    "disk_bytes": {"at_most": 1.01, "of": "baseline"},
+}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -63,3 +73,12 @@ def measured_on(emulated: Emulated) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "_ask_child", emulated.ask)
         yield
+
+
+@pytest.fixture(scope="session")
+def short_plan(tmp_path_factory) -> GatePlan:
+    """A text of so many windows."""
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    documents = load_text(ROOT / "models" / "reference" / "held_out_evaluation.jsonl").documents
+    text.write_text("\n<|endoftext|>\n".join(" ".join(each.split()[:10]) for each in documents[:WINDOWS]))
+    return GatePlan.model_validate({"budgets": BUDGETS, "text": text, "window": LENGTH, "sentences": None})

@@ -79,7 +79,7 @@ class Emulated:
     def close(self) -> None:
         """End the process."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
         self._log.close()
 
     def _words(self) -> str:

@@ -13,30 +13,18 @@ from qexport.baseline import read_baseline
 from qexport.gate import add_cpu, gate, update
 from qexport.gating.bench import GateOptions
 from qexport.gating.explained import explained_nats
-from qexport.inputs.budgets import GatePlan
 from qexport.inputs.text import load_text
-from tests.cpus.conftest import CALIBRATION, ROOT, measured_on
+from tests.cpus.conftest import CALIBRATION, measured_on
 from tests.plants import planted, scaled, scales
 
 pytestmark = pytest.mark.slow
 
 ONE = GateOptions(threads=1)
-WINDOWS, LENGTH = 12, 20
-"""Few tokens, since an emulated AVX2 takes a tenth of a second for each."""
-BUDGETS = {
-    "drift": {"at_most": 0.0002, "of": "baseline"},
-    "perplexity": {"at_most": 1.0005, "of": "baseline"},
-    "disk_bytes": {"at_most": 1.01, "of": "baseline"},
-}
 
 
 @pytest.fixture(scope="session")
-def plan(tmp_path_factory) -> GatePlan:
-    """A text of so many windows."""
-    text = tmp_path_factory.mktemp("text") / "text.txt"
-    documents = load_text(ROOT / "models" / "reference" / "held_out_evaluation.jsonl").documents
-    text.write_text("\n<|endoftext|>\n".join(" ".join(each.split()[:10]) for each in documents[:WINDOWS]))
-    return GatePlan.model_validate({"budgets": BUDGETS, "text": text, "window": LENGTH, "sentences": None})
+def plan(short_plan):
+    return short_plan
 
 
 @pytest.fixture(scope="session")
