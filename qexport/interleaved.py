@@ -37,8 +37,8 @@ _ROUNDS = 12
 _ENOUGH_S = 0.5
 """A first pass that takes longer tells how long a batch is; a shorter one is repeated, since caches were cold."""
 _LONGER = 1.5
-_LONGEST_STRIDE = 4
-"""A row with long batches takes part in every round, every second or every fourth: three batches at least."""
+_LONGEST_STRIDE = 2
+"""A row with long batches takes part in every round or in every second: six batches at least, of which a quarter is two."""
 _STARTING = 2
 """Processes that import and load at the same time."""
 
