@@ -131,7 +131,10 @@ def test_slow_rows_take_part_in_fewer_rounds(artifacts, monkeypatch):
         rows.collect(wait=True)
         rows.time()
     rounds = {record.row: sorted({sample[2] for sample in record.samples}) for record in found}
-    assert rounds == {"fp32": list(range(interleaved._ROUNDS)), "other": list(range(0, interleaved._ROUNDS, 4))}
+    assert rounds == {
+        "fp32": list(range(interleaved._ROUNDS)),
+        "other": list(range(0, interleaved._ROUNDS, interleaved._LONGEST_STRIDE)),
+    }
 
 
 def test_processes_do_not_wait_where_memory_runs_short(artifacts, monkeypatch):
