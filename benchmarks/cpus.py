@@ -1,4 +1,4 @@
-"""What kernels of other CPUs change: every artifact scored here and on emulated CPUs, as docs/results/cpus.md shows it.
+"""Score every artifact here and on emulated CPUs, and print the table of docs/results/cpus.md.
 
     python -m benchmarks.cpus runs/gate/artifacts --text models/reference/held_out_evaluation.jsonl
 

@@ -122,7 +122,7 @@ class Manifest(_Value):
     """The scheme's settings, those chosen by the machine included (``weight_dtype``)."""
     calibration: CalibrationInfo | None = None
     cpu_dependent: str = ""
-    """What may differ where another CPU makes the artifact, in words; empty where nothing does."""
+    """The contents that may differ where another CPU makes the artifact, in words; empty where none do."""
     weight_bytes: int
     """Bytes of all weights as stored, tied ones once; not the bytes of the file."""
     files: tuple[FileInfo, ...] = ()

@@ -127,7 +127,7 @@ class Ran(_Value):
 
 
 class Seen(_Value):
-    """What an artifact gave on one class of kernels."""
+    """The figures of an artifact on one class of kernels."""
 
     ran: Ran = Ran()
     samples: dict[str, Samples]

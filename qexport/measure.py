@@ -428,7 +428,7 @@ def _ask_child(job: Job, artifact: Artifact, tokens: TokenSet) -> _Answer:
 
 
 def read_answer(text: str) -> _Answer:
-    """What a child left.
+    """Read the answer that a child left.
 
     Raises:
         QExportError: the error that it stopped with.

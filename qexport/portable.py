@@ -70,7 +70,7 @@ def _attention(writer: _Writer, node: ir.Node) -> list[ir.Value]:
 
 
 def _seen(writer: _Writer, tokens: ir.Value, total: ir.Value, window: int) -> ir.Value:
-    """Which of all tokens each new token attends to, ``[tokens, total]``."""
+    """The mask of the tokens that each new token attends to, ``[tokens, total]``."""
     none = writer.integers(0)
     first = writer("Squeeze", writer("Sub", total, tokens), none)
     start, end, step = (writer("Squeeze", each, none) for each in (none, total, writer.integers(1)))

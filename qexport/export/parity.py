@@ -36,7 +36,7 @@ NOISE_FACTOR = 8
 """How many times the noise a graph may differ: right graphs reached 2.5 in a case, and 4.9 in one of 128 single tokens."""
 
 FLOOR, CEILING = 1e-5, 1e-3
-"""What is always allowed, and the most that ever is, in standard deviations of the case's logits. Tiny models have a noise
+"""The least and the most that a graph may differ by, in standard deviations of the case's logits. Tiny models have a noise
 of 1e-6 and less, and the least that a weight wrong by 1 % did was 4e-3."""
 
 _LONGEST = 1024
