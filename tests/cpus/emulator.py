@@ -46,7 +46,7 @@ class Emulated:
 
     def __init__(self, cpu: Cpu) -> None:
         self.cpu = cpu
-        self._known: dict[tuple[str, str, str], Any] = {}
+        self._known: dict[tuple[str, ...], Any] = {}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the process
         self._process = subprocess.Popen(
             [QEMU, "-cpu", cpu.model, sys.executable, "-m", "tests.cpus.answer"],
@@ -60,7 +60,7 @@ class Emulated:
 
     def ask(self, job: measure.Job, artifact: Any, tokens: Any) -> Any:
         """The answer of one job, in place of ``measure._ask_child``; one that was given before is remembered."""
-        key = (artifact.sha256, job.probe, tokens.sha256)
+        key = (artifact.sha256, artifact.manifest.model_dump_json(), job.probe, tokens.sha256)
         if key not in self._known:
             self._known[key] = self._asked(job, artifact, tokens)
         return self._known[key]

@@ -12,11 +12,17 @@ from tests.test_planted_regressions import good
 
 pytestmark = pytest.mark.slow
 
-EXACT = "test_nothing_planted_passes_and_is_exactly_what_it_was"
-"""Not here: on another CPU the figures are nearly what they were, which test_cpus.py holds."""
+ELSEWHERE = {
+    # On another CPU the figures are nearly what they were, which test_cpus.py holds.
+    "test_nothing_planted_passes_and_is_exactly_what_it_was",
+    # The short text has neither of the two tokens; which ids a text has does not depend on the CPU.
+    "test_a_swapped_tokenizer",
+}
 
 __all__ = ["good"]
-globals().update({name: value for name, value in vars(at_home).items() if name.startswith("test_") and name != EXACT})
+globals().update(
+    {name: value for name, value in vars(at_home).items() if name.startswith("test_") and name not in ELSEWHERE}
+)
 
 
 @pytest.fixture(scope="module")
