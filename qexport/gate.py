@@ -187,11 +187,10 @@ def add_cpu(paths: Sequence[Path], baseline: Path, plan: GatePlan, options: Gate
         InputError: as :func:`gate`, or an artifact is not the baseline's, or fails; nothing is written.
         UnsupportedHere: an artifact that cannot be measured here; nothing is written.
     """
-    whole = plan.model_copy(update={"windows": None, "sentences": None})
     stored = read_baseline(baseline)
     bench = _measured_whole(paths, plan, options)
     _require_model(bench, stored, baseline)
-    judge = Judge(bench, stored, whole)
+    judge = Judge(bench, stored, bench.plan)
     for verdict in (judge.row(name) for name in dict.fromkeys((*bench.names, *stored.rows))):
         if verdict.outcome != "pass":
             reason = next(check.message for check in verdict.checks if check.outcome == verdict.outcome)

@@ -92,7 +92,7 @@ class Interleaved:
         self._pending.append((row, self._starters.submit(self._begin, row)))
 
     def collect(self, *, wait: bool = False) -> None:
-        """Hand over what is complete of the rows that were started; with ``wait`` all of it.
+        """Hand over the finished measurements of the started rows; with ``wait``, those of all rows.
 
         Raises:
             QExportError: what a row's process stopped with.

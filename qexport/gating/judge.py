@@ -287,7 +287,7 @@ class Judge:
 
 
 def wanted_rows(bench: Bench, plan: GatePlan) -> dict[str, list[str]]:
-    """The rows that each metric must be measured of: those with a budget of it, and fp32 where it divides."""
+    """The rows to measure for each metric: those with a budget on the metric, and fp32 where it divides."""
     wanted: dict[str, list[str]] = {metric: [] for metric in plan.metrics}
     for name in bench.artifacts:
         for metric, budgets in plan.of(bench.recipe(name)).items():
