@@ -241,7 +241,7 @@ def stream(
         what: for the progress bar.
     """
     with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
-        session = runtime.OrtSession(_observer(model, names, Path(folder)), provider="cpu")
+        session = runtime.OrtSession(_observer(model, names, Path(folder)), spin=False)
         with progress.task(what, total=len(tokens.sequences)) as advance:
             for window in tokens.sequences:
                 past: dict[str, NDArray[np.float32]] | None = None

@@ -147,7 +147,7 @@ def _dashed(name: str) -> str:
 
 def main() -> None:
     """Entry point of the console script and of ``python -m qexport``."""
-    cpu.choose_blas_kernels()
+    cpu.tune_blas()
     app()
 
 

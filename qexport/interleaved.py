@@ -37,8 +37,8 @@ _ROUNDS = 12
 _ENOUGH_S = 0.5
 """A first pass that takes longer tells how long a batch is; a shorter one is repeated, since caches were cold."""
 _LONGER = 1.5
-_LONGEST_STRIDE = 2
-"""A row with long batches takes part in every round or in every second: six batches at least, of which a quarter is two."""
+_LONGEST_STRIDE = 3
+"""A row with long batches takes part in every second or third round: four batches at least, which are a second of work."""
 _STARTING = 2
 """Processes that import and load at the same time."""
 
@@ -168,8 +168,7 @@ class _Timing:
             return
         repeats = max(1, math.ceil(_BATCH_S / pass_s))
         self._batch_s = repeats * pass_s
-        while self._stride < _LONGEST_STRIDE and self._batch_s > 1.5 * self._stride * _BATCH_S:
-            self._stride *= 2
+        self._stride = min(_LONGEST_STRIDE, math.ceil(self._batch_s / (1.5 * _BATCH_S)))
         self._job = replace(self._job, warmups=1, repeats=repeats)
 
     def _pass_s(self) -> float:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from qexport.inputs.text import TokenSet
 
+ROWS_AT_ONCE = 512
+"""Rows that are multiplied at once: with the single row of a decoding step most time would go into adding matrices."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
@@ -47,20 +50,43 @@ def moments(
     """
     calibration.require_windows(tokens)
     names = sorted(set(tensors))
-    sums: dict[str, NDArray[np.float64]] = {}
-    magnitudes: dict[str, NDArray[np.float64]] = {}
-    rows = 0
+    sums = {name: _Sums() for name in names}
     for values in calibration.stream(model.clone(), names, tokens, what=what):
         for name in names:
-            x = values[name].reshape(-1, values[name].shape[-1]).astype(np.float64)
-            if name not in sums:
-                sums[name] = np.zeros((x.shape[1], x.shape[1]))
-                magnitudes[name] = np.zeros(x.shape[1])
-            sums[name] += x.T @ x
-            magnitudes[name] += np.abs(x).sum(axis=0)
-        rows += values[names[0]].shape[1]
-    for name, total in sums.items():
-        if not np.isfinite(total).all():
+            sums[name].add(values[name])
+    return {name: sums[name].moments(name) for name in names}
+
+
+class _Sums:
+    """The sums that the moments of one activation are made of."""
+
+    def __init__(self) -> None:
+        self._waiting: list[NDArray[np.float32]] = []
+        self._waiting_rows = self._rows = 0
+        self._hessian: NDArray[np.float64] | float = 0.0
+        self._magnitude: NDArray[np.float64] | float = 0.0
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Take in an activation ``[..., channels]``."""
+        rows = values.reshape(-1, values.shape[-1])
+        self._waiting.append(rows)
+        self._waiting_rows += len(rows)
+        if self._waiting_rows >= ROWS_AT_ONCE:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        x = np.concatenate(self._waiting).astype(np.float64)
+        self._hessian += x.T @ x
+        self._magnitude += np.abs(x).sum(axis=0)
+        self._rows += len(x)
+        self._waiting.clear()
+        self._waiting_rows = 0
+
+    def moments(self, name: str) -> Moments:
+        """The moments of all rows taken in, of the activation ``name``."""
+        if self._waiting:
+            self._sum_up()
+        hessian, magnitude = np.asarray(self._hessian), np.asarray(self._magnitude)
+        if not np.isfinite(hessian).all():
             raise ContractError(f"{name}: not finite on the calibration text; the model overflows in fp32")
-        np.divide(total, rows, out=total)
-    return {name: Moments(hessian=sums[name], magnitude=(magnitudes[name] / rows).astype(np.float32)) for name in names}
+        return Moments(hessian=hessian / self._rows, magnitude=(magnitude / self._rows).astype(np.float32))

@@ -116,7 +116,7 @@ class SideBySide:
         with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
             path = Path(folder) / "part.onnx"
             ir.save(part, path, external_data="part.data")
-            session = runtime.OrtSession(path)
+            session = runtime.OrtSession(path, spin=False)
             for window, kept in zip(self._tokens.sequences, list(held), strict=True):
                 given = [tensor for tensor in session.inputs if tensor.name not in kept]
                 feeds: Mapping[str, NDArray[Any]] = runtime.decoder_feeds(given, window[None, :], None)

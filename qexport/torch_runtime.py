@@ -312,8 +312,10 @@ def torch_logits(model: PreTrainedModel, input_ids: NDArray[np.int64]) -> NDArra
     """Next-token logits ``[batch, sequence, vocab]`` of ids ``[batch, sequence]`` without padding."""
     import torch
 
+    ids = torch.from_numpy(input_ids).to(model.device)
+    # Without the mask that a tokenizer gives, transformers builds one for packed sequences: half the time of a small model.
     with torch.no_grad():
-        logits = model(input_ids=torch.from_numpy(input_ids).to(model.device), use_cache=False).logits
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     return _on_host(logits)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qexport import cpu
 
-cpu.choose_blas_kernels()  # as the command line does
+cpu.tune_blas()  # as the command line does
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

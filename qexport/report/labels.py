@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 CHARACTER = 0.56
 """Width of an average character in units of the font size: a little more than that of the fonts in use."""
 POINT = 7.0
@@ -24,20 +27,8 @@ class Place:
     leader: bool
 
 
-@dataclass(frozen=True)
-class _Box:
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def overlap(self, other: _Box) -> float:
-        width = min(self.right, other.right) - max(self.left, other.left)
-        height = min(self.bottom, other.bottom) - max(self.top, other.top)
-        return max(0.0, width) * max(0.0, height)
-
-    def nearest(self, x: float, y: float) -> tuple[float, float]:
-        return min(max(x, self.left), self.right), min(max(y, self.top), self.bottom)
+_Boxes = NDArray[np.float64]
+"""``[..., 4]``: left, top, right and bottom of each."""
 
 
 def place_labels(
@@ -57,47 +48,47 @@ def place_labels(
         obstacle_y: a horizontal line that labels had better not stand on.
         obstacles: further places that labels had better not stand on.
     """
-    taken = [_Box(x - POINT, y - POINT, x + POINT, y + POINT) for _, (x, y), _ in points]
-    taken += [_Box(x - 2, top, x + 2, bottom) for _, (x, _), (top, bottom) in points]
-    taken += [_Box(x - 3, y - 3, x + 3, y + 3) for x, y in obstacles]
-    line = _Box(0, obstacle_y - 1, canvas[0], obstacle_y + 1)
-    frame = _Box(0, 0, *canvas)
-    labels: list[_Box] = []
+    taken = np.array(
+        [(x - POINT, y - POINT, x + POINT, y + POINT) for _, (x, y), _ in points]
+        + [(x - 2, top, x + 2, bottom) for _, (x, _), (top, bottom) in points]
+        + [(x - 3, y - 3, x + 3, y + 3) for x, y in obstacles]
+    )
+    line = np.array([(0.0, obstacle_y - 1, canvas[0], obstacle_y + 1)])
+    frame = np.array([(0.0, 0.0, *canvas)])
+    labels = np.empty((0, 4))
     places: dict[int, Place] = {}
     for index in sorted(range(len(points)), key=lambda i: (points[i][1], i)):
-        text, (x, y), _ = points[index]
+        text, point, _ = points[index]
         width, height = len(text) * font_size * CHARACTER, font_size * 1.25
-
-        def cost(box: _Box, x: float = x, y: float = y, area: float = width * height) -> float:
-            outside = area - box.overlap(frame)
-            crowd = 20 * sum(map(box.overlap, labels)) + 6 * sum(map(box.overlap, taken)) + box.overlap(line)
-            return 50 * outside + crowd + 4 * math.dist((x, y), box.nearest(x, y))
-
-        best = min(_candidates(x, y, width, height), key=cost)
-        labels.append(best)
-        anchor = best.nearest(x, y)
+        boxes = _candidates(point, width, height)
+        anchors = np.clip(point, boxes[:, :2], boxes[:, 2:])
+        distances = np.linalg.norm(anchors - point, axis=1)
+        outside = width * height - _overlap(boxes, frame)
+        crowd = 20 * _overlap(boxes, labels) + 6 * _overlap(boxes, taken) + _overlap(boxes, line)
+        best = int(np.argmin(50 * outside + crowd + 4 * distances))
+        labels = np.vstack([labels, boxes[best]])
+        left, top, right, bottom = boxes[best].tolist()
         places[index] = Place(
-            centre=((best.left + best.right) / 2, (best.top + best.bottom) / 2),
-            anchor=anchor,
-            leader=math.dist(anchor, (x, y)) > NEAR,
+            centre=((left + right) / 2, (top + bottom) / 2),
+            anchor=tuple(anchors[best].tolist()),
+            leader=bool(distances[best] > NEAR),
         )
     return [places[index] for index in range(len(points))]
 
 
-def _candidates(x: float, y: float, width: float, height: float) -> list[_Box]:
+def _overlap(boxes: _Boxes, others: _Boxes) -> NDArray[np.float64]:
+    """How much of each box ``[boxes]`` the others cover, summed over them."""
+    sides = np.minimum(boxes[:, None, 2:], others[None, :, 2:]) - np.maximum(boxes[:, None, :2], others[None, :, :2])
+    covered: NDArray[np.float64] = np.maximum(sides, 0.0).prod(axis=2).sum(axis=1)
+    return covered
+
+
+def _candidates(point: tuple[float, float], width: float, height: float) -> _Boxes:
     """Boxes right, left, above and below of a point, then ever further around it."""
-    boxes = []
-    for distance in (10.0, 20.0, 34.0, 50.0, 70.0, 95.0, 125.0):
-        for step in range(16):
-            angle = step * math.pi / 8
-            centre_x = x + math.cos(angle) * (distance + width / 2)
-            centre_y = y - math.sin(angle) * (distance + height / 2)
-            boxes.append(
-                _Box(
-                    centre_x - width / 2,
-                    centre_y - height / 2,
-                    centre_x + width / 2,
-                    centre_y + height / 2,
-                )
-            )
+    distances = np.array([10.0, 20.0, 34.0, 50.0, 70.0, 95.0, 125.0])[:, None]
+    angles = np.arange(16) * math.pi / 8
+    centre_x = point[0] + np.cos(angles) * (distances + width / 2)
+    centre_y = point[1] - np.sin(angles) * (distances + height / 2)
+    sides = (centre_x - width / 2, centre_y - height / 2, centre_x + width / 2, centre_y + height / 2)
+    boxes: _Boxes = np.stack(sides, axis=-1).reshape(-1, 4)
     return boxes

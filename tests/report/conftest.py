@@ -127,7 +127,7 @@ def samples(
 def further(
     metric: str, *, weights: int, latency_s: float, own: np.random.Generator
 ) -> tuple[tuple[str, ...], list[tuple[float, ...]]]:
-    """Samples of generation and of whole sessions, with one round of loading fp32 that something else disturbed."""
+    """Samples of generation and of whole sessions; three rounds of loading, one of which something else disturbed for fp32."""
     per_token = {"first_token_s": 1.4, "token_latency_s": 0.9, "generation_s": 22.0}
     seconds = {"sequential_s": 90, "batch_s": 40, "total_s": 60, "load_s": 20, "checkpoint_load_s": 5}
     counts = {"response_tokens": 9.0, "response_correct": 1.0, "warning_count": 2.0}
@@ -143,9 +143,10 @@ def further(
         return (metric, "tokens", "round"), [(each * noise, 96.0, float(number)) for number, noise in rounds]
     if CATALOGUE[metric].form == "rounds":
         each = latency_s * seconds.get(metric, 12)
-        disturbed = {3: 1.3} if metric == "load_s" and weights == ROWS[0][3] else {}
+        disturbed = {2: 1.3} if metric == "load_s" and weights == ROWS[0][3] else {}
+        taken = rounds[:3] if metric == "load_s" else rounds
         return (metric, "tokens", "round"), [
-            (each * noise * disturbed.get(number, 1.0), 96.0, float(number)) for number, noise in rounds
+            (each * noise * disturbed.get(number, 1.0), 96.0, float(number)) for number, noise in taken
         ]
     if metric in counts:
         return (metric, "round"), [(counts[metric], float(number)) for number, _ in rounds]

@@ -82,7 +82,7 @@ def test_bars_carry_spread_and_published(full):
     assert rate["low"] < rate["value"] < rate["high"]
     assert "tail" in speed["latency_s"][0]
     assert speed["latency_s"][0]["published"] == pytest.approx(8.3)
-    assert drawn("session", full)["datasets"]["load_s"][0]["spread"].endswith("unstable: rounds differ by 31 %")
+    assert drawn("session", full)["datasets"]["load_s"][0]["spread"].endswith("unstable: rounds differ by 32 %")
 
 
 def test_bars_of_tasks_are_accuracies_with_their_interval(answered):

@@ -98,7 +98,7 @@ def test_ratios_name_their_baseline(make):
 
 def test_warnings_name_row_and_metric(full):
     assert words.warnings(full) == (
-        "fp32: unstable in load (rounds differ by 31 %)",
+        "fp32: unstable in load (rounds differ by 32 %)",
         "torch-fp32: unstable in load (rounds differ by 31 %)",
     )
 
