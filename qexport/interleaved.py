@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -36,7 +37,10 @@ _ROUNDS = 12
 """Batches of a row: a second of work where a batch is as short as it may be."""
 _ENOUGH_S = 0.5
 """A first pass that takes longer tells how long a batch is; a shorter one is repeated, since caches were cold."""
-_LONGER = 1.5
+_LONGER = 1.2
+"""Generation takes so many times as long as the sentences before it."""
+_PACE = 1.3
+"""Seconds of a round for each second of its passes: asking a process and reading its answer take the rest."""
 _LONGEST_STRIDE = 3
 """A row with long batches takes part in every second or third round: four batches at least, which are a second of work."""
 _STARTING = 2
@@ -139,10 +143,15 @@ class Interleaved:
                 timing.warm_up()
                 advance()
             # What is still to be timed is not known yet; it took a little longer than what comes before it.
-            later_s = later * _LONGER * sum(timing.left_s(0) for timing in timings) + left_s
+            whole_s = sum(timing.left_s(0) for timing in timings)
+            start = time.perf_counter()
             for number in range(_ROUNDS):
                 own_s = sum(timing.left_s(number) for timing in timings)
-                progress.stage(f"measuring {probe}, round {number + 1} of {_ROUNDS}", own_s + later_s)
+                # Batches take longer than their passes; how much longer, the rounds behind tell.
+                behind_s = whole_s - own_s
+                pace = (time.perf_counter() - start) / behind_s if behind_s else _PACE
+                left = pace * (own_s + later * _LONGER * whole_s) + left_s
+                progress.stage(f"measuring {probe}, round {number + 1} of {_ROUNDS}", left)
                 for timing in timings:
                     timing.take(number)
                     advance()
