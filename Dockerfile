@@ -56,6 +56,7 @@ LABEL org.opencontainers.image.title="qexport serve" \
     org.opencontainers.image.description="One quantized language model behind an OpenAI-compatible server, on ONNX Runtime" \
     org.opencontainers.image.licenses="Apache-2.0"
 ENV PATH=/opt/qexport/bin:$PATH \
+    ORT_DISABLE_TELEMETRY=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 RUN useradd --uid 1000 --no-create-home --shell /usr/sbin/nologin qexport

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from qexport import child, cpu, fits, progress
 from qexport.artifact import Artifact, load_artifact
 from qexport.conditions import import_runtime, of_session
 from qexport.errors import InputError, NotComparable, QExportError
+from qexport.inputs.pretrained import read_tokenizer
 from qexport.metrics.tasks import ROWS, Batching, Likelihood, Passage, Prompt, generate_until, loglikelihoods
 from qexport.record import Conditions
 from qexport.runtime import Provider, Session, open_session
@@ -74,14 +74,12 @@ class Here:
         """Continue prompts, none of them twice; ``done`` is told those of each batch."""
         if not prompts:
             return  # a tokenizer takes seconds to import
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(os.fspath(self._folder), local_files_only=True)
+        tokenizer = read_tokenizer(self._folder)
         generate_until(
             self._session,
             prompts,
             batching=self._batching,
-            read=lambda tokens: str(tokenizer.decode(tokens)),
+            read=lambda tokens: str(tokenizer.decode(list(tokens))),
             done=lambda batch: done({prompts[index]: tokens for index, tokens in batch.items()}),
         )
 

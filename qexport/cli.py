@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -15,7 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from qexport import __version__, cpu
-from qexport.errors import EXIT_ERROR, QExportError
+from qexport.errors import (
+    EXIT_ERROR,
+    EXIT_FAULT,
+    EXIT_INTERRUPTED,
+    QExportError,
+    first_words,
+    is_out_of_memory,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +47,7 @@ app = typer.Typer(
     help="Export a small language model to ONNX, quantize it, and see what that cost.",
 )
 
-EXIT_INTERRUPTED = 130
+logger = logging.getLogger(__name__)
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="Local folder, Hugging Face id, or `reference` for the bundled model.")
@@ -146,9 +154,15 @@ def _dashed(name: str) -> str:
 
 
 def main() -> None:
-    """Entry point of the console script and of ``python -m qexport``."""
+    """Run the command line; the process ends with its exit code."""
     cpu.tune_blas()
-    app()
+    try:
+        # A signal that comes while a command is set up, before the command itself takes care of signals.
+        with _signals():
+            app()
+    except KeyboardInterrupt:
+        typer.echo("qexport: interrupted; nothing was changed", err=True)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 @app.callback(invoke_without_command=True)
@@ -911,10 +925,30 @@ def _errors(interrupted: str = "interrupted; nothing was changed") -> Iterator[N
                 _fail(interrupted, EXIT_INTERRUPTED)
             if isinstance(error, QExportError):
                 _fail(str(error), error.exit_code)
+            if isinstance(error, (typer.Exit, typer.BadParameter)):
+                raise
+            logger.debug("the traceback of what follows", exc_info=error)
+            if is_out_of_memory(error):
+                _fail(
+                    f"memory ran out ({first_words(error)}); free some, or take smaller batches or windows, a smaller model or "
+                    "a machine with more",
+                    EXIT_ERROR,
+                )
             if isinstance(error, OSError):
                 place = f"{error.filename}: " if error.filename else ""
                 _fail(f"{place}{error.strerror or error}", EXIT_ERROR)
-            raise
+            _fail(_fault(error), EXIT_FAULT)
+
+
+def _fault(error: Exception) -> str:
+    """One line on an error that nobody foresaw, with the place that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(Path(__file__).parent)]
+    place = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+    return (
+        f"a fault of qexport itself, {type(error).__name__}: {first_words(error)}{place}; run `qexport --verbose ...` for the "
+        "traceback, and report both"
+    )
 
 
 @contextlib.contextmanager

@@ -28,6 +28,9 @@ from qexport.inputs.bundled import find_bundled
 from qexport.inputs.experiment import Experiment, Row, default_experiment, load_experiment
 from qexport.inputs.models import ModelSource, load_tokenizer, locate_model, stop_ids
 from qexport.inputs.prompts import Prompts, encode_prompts, load_prompts
+from qexport.inputs.rows import table_rows
+from qexport.inputs.shown import shown
+from qexport.inputs.sizes import parameter_count, parameters_of
 from qexport.inputs.stand_in import Size, make_stand_in, stand_in_config
 from qexport.inputs.text import Text, TokenSet, load_text, make_sentences, make_windows
 from qexport.interleaved import PROBES_HERE, TIMED, Interleaved
@@ -37,7 +40,6 @@ from qexport.recipes import Fp32, Recipe, TorchSchemes, recipe
 from qexport.record import Measurement, Published
 from qexport.report import check_report_folder, merge, write_report
 from qexport.selection import Selector, parse_selector
-from qexport.torch_runtime import parameter_count, parameters_of
 
 if TYPE_CHECKING:
     from qexport.runtime import Provider
@@ -183,6 +185,8 @@ def compare(
         source = _source(experiment, options, work)
         metrics = _metrics(experiment, options, tasks)
         feeds = _feeds(experiment, source, evaluation, metrics)
+        if any(row.calibrated for row in wanted):
+            pipeline.calibration_windows(source, calibration)  # its defects are found before anything is built
         journal = resume.Journal(folder, resume=options.resume)
         run = _Run(
             experiment=experiment,
@@ -240,7 +244,13 @@ class _Wanted:
         """The recipe, with its nodes where it takes a choice of them, and what else was chosen."""
         nodes = [(self.selector or targets.default_selector(self.recipe)).label] if self.recipe.takes_nodes else []
         notes = nodes + [_words(name, value) for name, value in self.row.options.items()]
-        return f"{self.recipe.name} ({', '.join(notes)})" if notes else self.recipe.name
+        return shown(f"{self.recipe.name} ({', '.join(notes)})") if notes else self.recipe.name
+
+    @property
+    def calibrated(self) -> bool:
+        """Say whether the recipe learns from calibration text."""
+        scheme = self.recipe.scheme
+        return not isinstance(scheme, Fp32 | TorchSchemes) and bool(scheme.calibration)
 
 
 def _words(option: str, value: object) -> str:
@@ -289,19 +299,20 @@ class _Feed:
 
 def _feeds(experiment: Experiment, source: ModelSource, evaluation: Text, metrics: Collection[str]) -> dict[str, _Feed]:
     """The feed of each probe that yields one of the metrics: windows, sentences, prompts, or a session's one question."""
-    tokenizer, context = load_tokenizer(source), source.context_length
+    tokenizer, context, rows = load_tokenizer(source), source.context_length, table_rows(source)
 
     def windows() -> _Feed:
         window = min(experiment.window, context)
-        return _Feed(tokens=make_windows(evaluation, tokenizer, window=window, limit=experiment.windows))
+        return _Feed(tokens=make_windows(evaluation, tokenizer, window=window, limit=experiment.windows, rows=rows))
 
     def sentences() -> _Feed:
-        return _Feed(tokens=make_sentences(evaluation, tokenizer, limit=experiment.sentences, max_tokens=context))
+        limit = experiment.sentences
+        return _Feed(tokens=make_sentences(evaluation, tokenizer, limit=limit, max_tokens=context, rows=rows))
 
     def prompts() -> _Feed:
         new_tokens = experiment.generation.new_tokens
         given = load_prompts(experiment.prompts_path, chat=experiment.generation.chat)
-        tokens = encode_prompts(given, tokenizer, new_tokens=new_tokens, context=context)
+        tokens = encode_prompts(given, tokenizer, new_tokens=new_tokens, context=context, rows=rows)
         return _Feed(tokens=tokens, new_tokens=new_tokens)
 
     def question() -> _Feed:
@@ -313,7 +324,7 @@ def _feeds(experiment: Experiment, source: ModelSource, evaluation: Text, metric
             asked = Prompts(origin="the experiment", texts=(plan.prompt,), chat=plan.chat)
             new_tokens = plan.max_tokens
         return _Feed(
-            tokens=encode_prompts(asked, tokenizer, new_tokens=new_tokens, context=context),
+            tokens=encode_prompts(asked, tokenizer, new_tokens=new_tokens, context=context, rows=rows),
             new_tokens=new_tokens,
             stop=stop_ids(source.path, tokenizer),
             key=AnswerKey(

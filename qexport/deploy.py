@@ -18,7 +18,7 @@ from qexport.artifact import (
 from qexport.deployment import Deployment, Target, read_deployment, write_deployment
 from qexport.errors import InputError
 from qexport.evidence import evidence
-from qexport.inputs.models import SIDE_FILES
+from qexport.inputs.pretrained import SIDE_FILES
 from qexport.layouts import Layout, Request, genai, kserve, optimum, transformersjs, triton
 from qexport.layouts.files import side_files
 from qexport.layouts.tokenizer import require_chat_template

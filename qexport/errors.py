@@ -14,8 +14,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+EXIT_GATE_FAILED = 1
+"""Of nothing else: CI must not take a broken file or a fault of qexport for a model that got worse."""
 EXIT_USAGE = 2
 EXIT_ERROR = 3
+EXIT_FAULT = 70
+"""Of a fault of qexport itself, as sysexits.h has it (EX_SOFTWARE)."""
+EXIT_INTERRUPTED = 130
 
 
 class QExportError(Exception):
@@ -46,6 +51,21 @@ class NotComparable(QExportError):
 
 class UnsupportedHere(QExportError):
     """This machine or installation lacks what is needed."""
+
+
+_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "can't allocate memory", "failed to allocate memory", "out of memory")
+"""Words of ONNX Runtime, PyTorch and C++'s library, whose errors have no class of their own."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error came of memory that ran out, whichever library raised it."""
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _OUT_OF_MEMORY)
+
+
+def first_words(error: BaseException, *, limit: int = 160) -> str:
+    """The beginning of a library's message on one line, or the name of its class where it has none."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def near_names(name: str, known: Iterable[str], *, limit: int = 3) -> str:

@@ -1,9 +1,13 @@
-"""Files that a reader never sees by half."""
+"""Files that a reader never sees by half, and JSON that somebody else wrote."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
+
+from qexport.errors import InputError
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -14,3 +18,38 @@ def write_whole(path: Path, text: str) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def parse_json(text: str | bytes, place: object, *, way_out: str = "write it again") -> Any:
+    """The value that a JSON text holds.
+
+    Args:
+        text: in UTF-8 where it is bytes.
+        place: the file, and the line where there are several, for the message.
+        way_out: the advice of the message.
+
+    Raises:
+        InputError: the text is no JSON, or is nested too deep to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise InputError(f"{place}: cannot be read as JSON (it is nested too deep); {way_out}") from error
+    except ValueError as error:  # of bytes that are not UTF-8 as well
+        raise InputError(f"{place}: cannot be read as JSON ({error}); {way_out}") from error
+
+
+def read_json(path: Path, *, way_out: str = "save the model again") -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        InputError: the file cannot be read, is no JSON, or holds something else than an object.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {way_out}") from error
+    value = parse_json(content.removeprefix(b"\xef\xbb\xbf"), path, way_out=way_out)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds no JSON object; {way_out}")
+    return value

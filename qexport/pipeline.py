@@ -8,8 +8,9 @@ import importlib.metadata
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -30,12 +31,14 @@ from qexport.errors import InputError, SelectionError
 from qexport.export import Exporter, export_model
 from qexport.inputs.bundled import CALIBRATION_TEXT, bundled, find_bundled
 from qexport.inputs.models import ModelSource, load_tokenizer, locate_model
+from qexport.inputs.rows import table_rows
+from qexport.inputs.shown import shown
+from qexport.inputs.sizes import parameter_count
 from qexport.inputs.text import Text, TokenSet, load_text, make_windows
 from qexport.recipes import Fp32, OnnxSchemes, Recipe, TorchSchemes, recipe
 from qexport.schemes import SchemeResult
 from qexport.schemes.int8 import Int8
 from qexport.selection import Selection, Selector, WeightNode, weight_nodes
-from qexport.torch_runtime import parameter_count
 
 REFERENCE = "reference"
 """The name of the bundled, really trained model."""
@@ -230,7 +233,8 @@ def quantize(
             require_engine(chosen)
             if not scheme.calibration:
                 _refuse_text(chosen, text)
-            with _fp32(model, _exporter(exporter, chosen), revision, trust) as parent:
+            check = partial(calibration_windows, text=text) if scheme.calibration else _nothing
+            with _fp32(model, _exporter(exporter, chosen), revision, trust, check) as parent:
                 tokens = calibration_tokens(parent, text) if scheme.calibration else None
                 return apply_onnx(parent, chosen, folder, selector=selector, tokens=tokens, overwrite=overwrite)
 
@@ -327,14 +331,25 @@ _CALIBRATED = "what follows from activations, on CPUs other than x86-64 with FMA
 
 def locate(spec: str, revision: str | None, trust: Trust) -> ModelSource:
     bundled_model = find_bundled(f"models/{REFERENCE}") if spec == REFERENCE and not Path(spec).exists() else None
-    return locate_model(
+    found = locate_model(
         bundled_model or spec, revision=revision, allow_pickle=trust.allow_pickle, trust_remote_code=trust.remote_code
     )
+    return replace(found, name=shown(found.name))
+
+
+def _nothing(_: ModelSource) -> None:
+    """Check nothing."""
 
 
 @contextlib.contextmanager
-def _fp32(model: str, exporter: Exporter, revision: str | None, trust: Trust) -> Iterator[Artifact]:
-    """The fp32 artifact that ``model`` is, or one made from it for the time being."""
+def _fp32(
+    model: str,
+    exporter: Exporter,
+    revision: str | None,
+    trust: Trust,
+    check: Callable[[ModelSource], object] = _nothing,
+) -> Iterator[Artifact]:
+    """The fp32 artifact that ``model`` is, or one made from it for the time being, once ``check`` has passed it."""
     if _is_artifact(model):
         artifact = load_artifact(Path(model), verify=True)
         if artifact.manifest.recipe != "fp32":
@@ -342,6 +357,7 @@ def _fp32(model: str, exporter: Exporter, revision: str | None, trust: Trust) ->
         yield artifact
         return
     source = locate(model, revision, trust)
+    check(source)
     with tempfile.TemporaryDirectory(prefix="qexport-") as work:
         yield export_source(source, Path(work) / "fp32", exporter)
 
@@ -364,10 +380,19 @@ def source_of(artifact: Artifact) -> ModelSource:
 
 
 def calibration_tokens(parent: Artifact, text: Text | None) -> TokenSet:
-    source = source_of(parent)
+    return calibration_windows(source_of(parent), text)
+
+
+def calibration_windows(source: ModelSource, text: Text | None) -> TokenSet:
+    """What a model is calibrated on; None takes the bundled text.
+
+    Raises:
+        InputError: the text cannot be calibrated on.
+    """
     text = text or load_text(bundled(CALIBRATION_TEXT))
     window = min(CALIBRATION_WINDOW, source.context_length)
-    return make_windows(text, load_tokenizer(source), window=window, limit=CALIBRATION_WINDOWS)
+    rows = table_rows(source)
+    return make_windows(text, load_tokenizer(source), window=window, limit=CALIBRATION_WINDOWS, rows=rows)
 
 
 def _copy_side_files(parent: Artifact, folder: Path) -> None:

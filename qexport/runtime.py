@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import sys
 import tempfile
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qexport.artifact import Artifact, Manifest
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+"""ONNX Runtime 1.31 for Linux looks up a host of Microsoft's and writes ``.ses`` to the temporary folder as soon as it is
+imported, so this comes before every import of it; a user who sets the variable is obeyed."""
 
 Provider = Literal["cpu", "cuda"]
 Observe = Literal["nothing", "kernels", "device memory", "warnings"]

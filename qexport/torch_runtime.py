@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from qexport import cpu, kernels
 from qexport.decoding import Side, last_real, positions
 from qexport.errors import ContractError, UnsupportedHere
+from qexport.inputs.pretrained import load_config, load_weights
+from qexport.inputs.sizes import without_weights
 from qexport.runtime import Observe, Provider, ProviderUnavailable
 
 if TYPE_CHECKING:
@@ -202,10 +204,10 @@ def torch_warm_up(folder: Path, provider: Provider) -> None:
     """
     import accelerate  # noqa: F401  # loading would import it
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     require_torch_provider(provider)
-    AutoModelForCausalLM._model_mapping[type(AutoConfig.from_pretrained(folder, local_files_only=True))]  # noqa: SLF001
+    AutoModelForCausalLM._model_mapping[type(load_config(folder))]  # noqa: SLF001
     block = torch.ones((16, 16))
     torch.mm(block, block)
     if provider == "cuda":
@@ -249,10 +251,8 @@ def load_model(
     Raises:
         UnsupportedHere: bitsandbytes is not installed, or has no kernels for this machine.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     _hush()
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = load_config(folder)
     if quantization is not None or _in_bitsandbytes(config):
         try:
             import bitsandbytes  # noqa: F401
@@ -261,16 +261,16 @@ def load_model(
                 f"bitsandbytes rows need bitsandbytes ({error}); install qexport[cpu] or [gpu]"
             ) from error
     # torch's own fused attention leaves a soft cap out in silence.
-    attention = {"attn_implementation": "eager"} if getattr(config, "attn_logit_softcapping", None) else {}
-    factory: Any = AutoModelForCausalLM
-    model: PreTrainedModel = factory.from_pretrained(
+    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+    choices: dict[str, Any] = {"attn_implementation": attention}
+    if quantization is not None:
+        choices["quantization_config"] = quantization
+    model: PreTrainedModel = load_weights(
         folder,
+        pickled=not safetensors,
         dtype=torch_dtype(compute),  # LLM.int8 would set the layers it leaves alone to float16
         device_map={"": "cpu" if provider == "cpu" else 0},
-        use_safetensors=safetensors,
-        local_files_only=True,
-        **attention,
-        **({"quantization_config": quantization} if quantization is not None else {}),
+        **choices,
     )
     if _in_bitsandbytes(model.config):
         for module in model.modules():
@@ -324,36 +324,13 @@ def linear_modules(config: PretrainedConfig) -> set[str]:
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    model = _without_weights(config)
+    model = without_weights(config)
     head = model.get_output_embeddings()
     return {
         name
         for name, module in model.named_modules()
         if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
     }
-
-
-def parameter_count(folder: Path) -> int:
-    """Number of weights of the model whose configuration lies in ``folder``, tied ones counted once."""
-    from transformers import AutoConfig
-
-    return parameters_of(AutoConfig.from_pretrained(folder))
-
-
-def parameters_of(config: PretrainedConfig) -> int:
-    """Number of weights of a model of this configuration, tied ones counted once."""
-    return sum(weight.numel() for weight in _without_weights(config).parameters())
-
-
-def _without_weights(config: PretrainedConfig) -> PreTrainedModel:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    factory: Any = AutoModelForCausalLM
-    with torch.device("meta"):
-        model: PreTrainedModel = factory.from_config(config)
-    model.tie_weights()
-    return model
 
 
 def quantized_modules(model: PreTrainedModel) -> dict[str, str]:

@@ -5,7 +5,6 @@ Source: lm-eval 0.4.13, ``lm_eval/models/huggingface.py``: where a context is cu
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from qexport.answering import Here, Respondent
 from qexport.artifact import load_artifact
 from qexport.errors import InputError
 from qexport.inputs.models import stop_ids
+from qexport.inputs.pretrained import load_config, read_tokenizer
 from qexport.metrics.tasks import ROWS, Likelihood, Passage, Prompt
 from qexport.runtime import Provider, ProviderUnavailable, open_session, require_provider
 
@@ -59,13 +59,10 @@ class ArtifactLM(TemplateLM):
             add_bos_token: whether texts begin with BOS; None leaves it to the tokenizer.
             prefix_token_id: what an empty context is; None takes BOS, or the end of text where there is no BOS.
         """
-        from transformers import AutoConfig, AutoTokenizer
-
         super().__init__()
         given = {} if add_bos_token is None else {"add_bos_token": add_bos_token}
-        path = os.fspath(folder)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, **given)
-        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        self.tokenizer: Any = read_tokenizer(folder, **given)
+        config = load_config(folder)
         self.max_length = max_length or resolve_max_length(config, self.tokenizer)
         self.max_gen_toks = max_gen_toks
         self.truncated: set[str] = set()

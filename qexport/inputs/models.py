@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -11,6 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qexport.errors import InputError
+from qexport.files import read_json
+from qexport.inputs.pretrained import (
+    CODE_KEY,
+    SIDE_FILES,
+    load_config,
+    load_weights,
+    read_tokenizer,
+    require_no_code,
+)
+from qexport.inputs.sizes import require_like_weights
 from qexport.inputs.weights import check_shards, digest_weights, read_header
 
 if TYPE_CHECKING:
@@ -26,21 +34,6 @@ _TOKENIZERS = (
     ("spiece.model",),
     ("vocab.json", "merges.txt"),
     ("vocab.txt",),
-)
-SIDE_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "spiece.model",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
 )
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -76,7 +69,9 @@ class ModelSource:
         for key in _CONTEXT_KEYS:
             if isinstance(self.config.get(key), int):
                 return int(self.config[key])
-        default = getattr(_load_config(self), "max_position_embeddings", None)
+        default = getattr(
+            load_config(self.path, trust_remote_code=self.trust_remote_code), "max_position_embeddings", None
+        )
         if not isinstance(default, int):
             raise InputError(f"{self.path / 'config.json'}: names no context length; add max_position_embeddings")
         return default
@@ -113,13 +108,16 @@ def locate_model(
     if not any(all((folder / part).is_file() for part in parts) for parts in _TOKENIZERS):
         raise InputError(f"{folder}: no tokenizer (tokenizer.json, or vocab.json with merges.txt); save it there too")
     files = _weight_files(folder, allow_pickle=allow_pickle)
+    digest = digest_weights(files)
+    if not remote:
+        require_like_weights(folder, files)
     return ModelSource(
         name=name,
         revision=commit,
         path=folder,
         config=config,
         weight_files=files,
-        weights_sha256=digest_weights(files),
+        weights_sha256=digest,
         trust_remote_code=remote,
     )
 
@@ -153,39 +151,35 @@ def _snapshot(spec: str, revision: str | None, *, allow_pickle: bool, trust_remo
     return Path(found)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({_one_line(error)}); save the model again") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: holds no JSON object; save the model again")
-    return value
-
-
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"{folder}: no config.json; give a folder written by save_pretrained")
-    config = _read_json(path)
+    config = read_json(path)
     if not isinstance(config.get("model_type"), str):
         raise InputError(f"{path}: names no model_type; give a folder written by save_pretrained")
     return config
 
 
 def _check_remote_code(folder: Path, config: dict[str, Any], *, trust: bool) -> bool:
-    """Whether the model brings its own code, which ``trust`` must allow."""
-    for path in (folder / "config.json", folder / "tokenizer_config.json"):
+    """Say whether the model brings its own code, which ``trust`` must allow.
+
+    Raises:
+        InputError: it does, and ``trust`` does not; or it names code that nothing allows.
+    """
+    remote = False
+    for path in (folder / "config.json", folder / "tokenizer_config.json", folder / "generation_config.json"):
         if not path.is_file():
             continue
-        if (config if path.name == "config.json" else _read_json(path)).get("auto_map"):
-            if not trust:
-                raise InputError(
-                    f"{path}: the model's code is remote (auto_map); read it and pass --trust-remote-code to run it, "
-                    f"or remove auto_map if transformers' own {config['model_type']} will do"
-                )
-            return True
-    return False
+        values = config if path.name == "config.json" else read_json(path)
+        require_no_code(path, values)
+        remote = remote or bool(values.get(CODE_KEY))
+        if remote and not trust:
+            raise InputError(
+                f"{path}: the model's code is remote ({CODE_KEY}); read it and pass --trust-remote-code to run it, "
+                f"or remove {CODE_KEY} if transformers' own {config['model_type']} will do"
+            )
+    return remote
 
 
 def _check_decoder(folder: Path, config: dict[str, Any]) -> None:
@@ -205,6 +199,14 @@ def _check_decoder(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _weight_files(folder: Path, *, allow_pickle: bool) -> tuple[Path, ...]:
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(
+            f"{folder / 'adapter_config.json'}: an adapter lies beside the model and would be left out; merge it "
+            "(merge_and_unload in peft) and give the merged model, or remove it"
+        )
+    both = [name for name in _SAFETENSORS if (folder / name).is_file()]
+    if len(both) > 1:
+        raise InputError(f"{folder}: holds both {' and '.join(both)}; remove the one that is not the model's")
     for name in _SAFETENSORS + (_PICKLED if allow_pickle else ()):
         path = folder / name
         if not path.is_file():
@@ -230,30 +232,20 @@ def load_torch_model(source: ModelSource) -> PreTrainedModel:
         InputError: weights that do not fit the configuration, or are missing from the files.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     pickled = source.weight_files[0].suffix != ".safetensors"
     # torch's fused attention has no soft cap on the logits and leaves it out in silence.
     attention = "eager" if source.config.get("attn_logit_softcapping") else "sdpa"
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            os.fspath(source.path),
+        model = load_weights(
+            source.path,
+            pickled=pickled,
+            trust_remote_code=source.trust_remote_code,
             dtype=torch.float32,
             attn_implementation=attention,
-            trust_remote_code=source.trust_remote_code,
-            use_safetensors=not pickled,
-            local_files_only=not source.trust_remote_code,
-            output_loading_info=True,
         )
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise InputError(f"{source.path}: transformers cannot build the model ({_one_line(error)})") from error
-    model, info = loaded
-    if info["missing_keys"]:
-        first = min(info["missing_keys"])
-        raise InputError(
-            f"{source.path}: {len(info['missing_keys'])} weights are missing, among them {first}; "
-            "give a checkpoint with a language-model head"
-        )
     result: PreTrainedModel = model.eval()
     return result
 
@@ -264,12 +256,8 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     Raises:
         InputError: it cannot be read, or has more tokens than the model.
     """
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            os.fspath(source.path), trust_remote_code=source.trust_remote_code, local_files_only=True
-        )
+        tokenizer = read_tokenizer(source.path, trust_remote_code=source.trust_remote_code)
     except Exception as error:  # the Rust tokenizers raise plain Exception for a file they cannot parse
         raise InputError(f"{source.path}: the tokenizer cannot be read ({_one_line(error)}); save it again") from error
     rows = source.config.get("vocab_size")
@@ -288,12 +276,6 @@ def copy_side_files(source: ModelSource, folder: Path) -> None:
             shutil.copyfile(source.path / name, folder / name)
 
 
-def _load_config(source: ModelSource) -> object:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(os.fspath(source.path), trust_remote_code=source.trust_remote_code)
-
-
 def _one_line(error: BaseException) -> str:
     """The first words of a library's message, which may run over many lines."""
     text = " ".join(str(error).split()) or type(error).__name__
@@ -304,6 +286,6 @@ def stop_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...
     """The tokens that end an answer: the tokenizer's end of text, and those that the model's folder names for generation."""
     ids = {tokenizer.eos_token_id}
     path = folder / "generation_config.json"
-    named = _read_json(path).get("eos_token_id") if path.is_file() else None
+    named = read_json(path).get("eos_token_id") if path.is_file() else None
     ids |= set(named) if isinstance(named, list) else {named}
     return tuple(sorted(token for token in ids if isinstance(token, int)))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qexport.errors import InputError
 from qexport.inputs.bundled import bundled
+from qexport.inputs.pretrained import read_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,12 +110,7 @@ def stand_in_config(experiment: Experiment, *, size: Size = "tiny") -> Any:
 
 
 def _tokenizer() -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        os.fspath(bundled("models/reference")), local_files_only=True
-    )
-    return tokenizer
+    return read_tokenizer(bundled("models/reference"))
 
 
 def _configure(values: dict[str, Any]) -> PretrainedConfig:

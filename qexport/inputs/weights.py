@@ -100,7 +100,7 @@ def _check_entries(path: Path, entries: Sequence[TensorEntry], *, data_bytes: in
     expected = 0
     for entry in entries:
         item_bytes = _ITEM_BYTES.get(entry.dtype)
-        if item_bytes is None or (entry.dtype not in _EXPONENT and not _BUFFER.fullmatch(entry.name)):
+        if item_bytes is None or (entry.dtype not in _EXPONENT and not is_buffer(entry.name)):
             raise InputError(
                 f"{path}: {entry.name} has type {entry.dtype}, not a floating-point weight of 16, 32 or 64 bits; "
                 "give the original model, before any quantization"
@@ -143,6 +143,11 @@ def check_shards(index_path: Path) -> tuple[Path, ...]:
     return tuple(files)
 
 
+def is_buffer(name: str) -> bool:
+    """Say whether a tensor of a checkpoint is a constant that transformers makes anew, and no weight."""
+    return _BUFFER.fullmatch(name) is not None
+
+
 def digest_weights(files: Sequence[Path]) -> str:
     """SHA-256 over names and bytes of the weight files, read once, in blocks, and checked on the way.
 
@@ -173,7 +178,7 @@ def _scan_safetensors(path: Path, digest: _Hash) -> None:
                     raise InputError(f"{path}: became shorter while it was read; {_WAY_OUT}")
                 left -= len(block)
                 digest.update(block)
-                if not _BUFFER.fullmatch(entry.name) and not _finite(block, entry.dtype):
+                if not is_buffer(entry.name) and not _finite(block, entry.dtype):
                     raise _not_finite(path, entry.name)
 
 
@@ -201,7 +206,7 @@ def _scan_pickled(path: Path, digest: _Hash) -> None:
     if not isinstance(state, dict):
         raise InputError(f"{path}: holds a {type(state).__name__}, not a state dict; {_WAY_OUT}")
     for name, tensor in state.items():
-        if _BUFFER.fullmatch(name):
+        if is_buffer(name):
             continue
         if not isinstance(tensor, torch.Tensor) or tensor.dtype not in _torch_floats():
             raise InputError(f"{path}: {name} is not a floating-point weight; give the original model")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from qexport.artifact import ONNX_NAME, Artifact
 from qexport.export.parity import sliding_window
 from qexport.inputs.models import load_tokenizer, stop_ids
+from qexport.inputs.pretrained import load_config
 from qexport.layouts import Laid, Layout, Request
 from qexport.layouts.device import runs_on_gpu
 from qexport.layouts.files import copy_model, copy_side_files
@@ -50,9 +51,7 @@ def write(request: Request, folder: Path) -> Laid:
 
 
 def _config(artifact: Artifact, interface: Interface) -> dict[str, Any]:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(artifact.path, local_files_only=True)
+    config = load_config(artifact.path)
     context = _context_length(artifact, config)
     tokenizer = load_tokenizer(source_of(artifact))
     stops = list(stop_ids(artifact.path, tokenizer))

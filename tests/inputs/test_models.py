@@ -176,10 +176,51 @@ def test_a_tokenizer_of_a_larger_model(model_folder, set_config):
 
 
 def test_a_configuration_that_does_not_fit_the_weights(model_folder, set_config):
-    set_config(n_embd=32)
+    set_config(n_embd=8)
     with pytest.raises(InputError, match="cannot build the model") as caught:
         load_torch_model(locate_model(model_folder))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"n_layer": 1_000_000_000}, "names 1000000000 layers"),
+        ({"n_embd": 4096}, "the weight files have room for"),
+        ({"vocab_size": 1 << 40}, "the weight files have room for"),
+        ({"n_head": 0}, "cannot build the model"),
+        ({"n_embd": -16}, "cannot build the model"),
+        ({"n_layer": "two"}, "cannot build the model"),
+    ],
+)
+def test_a_configuration_of_a_larger_model_takes_no_memory(model_folder, set_config, sizes, said):
+    set_config(**sizes)
+    refused(model_folder, "config.json", said)
+
+
+def test_a_model_is_not_cut_down_in_silence(model_folder, set_config):
+    """A configuration with one layer less would export half of the model, equal to torch's half to the last bit."""
+    set_config(n_layer=1)
+    with pytest.raises(InputError, match=r"would be left out, among them transformer\.h\.1\."):
+        load_torch_model(locate_model(model_folder))
+
+
+def test_a_weight_of_another_name_is_not_left_out(model_folder):
+    rewrite(
+        model_folder, lambda tensors: tensors.update({"transformer.h.0.lora.weight": tensors["transformer.ln_f.bias"]})
+    )
+    with pytest.raises(InputError, match=r"transformer\.h\.0\.lora\.weight"):
+        load_torch_model(locate_model(model_folder))
+
+
+def test_an_adapter_beside_the_model_is_not_left_out(model_folder):
+    (model_folder / "adapter_config.json").write_text("{}")
+    refused(model_folder, "adapter_config.json", "merge_and_unload")
+
+
+def test_two_sets_of_weights_are_one_too_many(model_folder):
+    (model_folder / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    refused(model_folder, "model.safetensors.index.json", "remove the one")
 
 
 def test_a_layer_whose_weights_are_missing_is_not_made_up(model_folder):
@@ -418,7 +459,8 @@ def test_models_that_are_no_decoders(model_folder, set_config, model_type, part)
 
 
 def test_a_bert_made_a_decoder_is_one(model_folder, set_config):
-    set_config(model_type="bert", is_decoder=True)
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    set_config(model_type="bert", is_decoder=True, vocab_size=64, max_position_embeddings=16, **small)
     assert locate_model(model_folder).model_type == "bert"
 
 

@@ -1,0 +1,158 @@
+"""transformers' readers, which are given nothing but what was looked at: no file of code, and no key that names code.
+
+transformers runs code that lies in a model's folder, or that its configuration names, and each version finds it at new
+places. So it reads a folder of links to the plain files of a model, which hold weights, configuration and tokenizer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qexport.errors import InputError
+from qexport.files import read_json
+from qexport.inputs.weights import is_buffer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+SIDE_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""Configuration and tokenizer, in the names that transformers looks for."""
+_WEIGHTS = ("*.safetensors", "model.safetensors.index.json")
+_PICKLED = ("*.bin", "pytorch_model.bin.index.json")
+
+CODE_KEY = "auto_map"
+"""Names the classes of a model's own code, which ``--trust-remote-code`` may allow; nothing allows the next ones."""
+_NAMES_CODE = frozenset({"custom_generate", "custom_pipelines", "kernel_config", "use_kernels"})
+_NAMES_A_KERNEL = re.compile(r"_?(attn|experts)_implementation(_internal)?")
+
+
+def require_no_code(path: Path, values: Mapping[str, Any]) -> None:
+    """Refuse a configuration with a key that names code, at any depth.
+
+    Args:
+        path: the file, for the message.
+        values: what is in it.
+
+    Raises:
+        InputError: there is such a key; :data:`CODE_KEY` is left to the caller.
+    """
+    waiting: list[Any] = [values]
+    while waiting:
+        value = waiting.pop()
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        for key, named in value.items() if isinstance(value, dict) else ():
+            kernel = _NAMES_A_KERNEL.fullmatch(key) and re.search("[/:@.]", str(named))
+            if kernel or (key in _NAMES_CODE and named):
+                raise InputError(f"{path}: {key} names code that would be run; remove the key")
+
+
+@contextlib.contextmanager
+def plain_folder(folder: Path, *, pickled: bool = False) -> Iterator[Path]:
+    """A temporary folder with links to the plain files of a model's or an artifact's folder.
+
+    Args:
+        folder: where they lie.
+        pickled: pickled weights are among them.
+
+    Raises:
+        InputError: a configuration names code.
+    """
+    patterns = SIDE_FILES + _WEIGHTS + (_PICKLED if pickled else ())
+    with tempfile.TemporaryDirectory(prefix="qexport-") as place:
+        for path in {path for pattern in patterns for path in folder.glob(pattern)}:
+            if path.name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+                require_no_code(path, read_json(path))
+            (Path(place) / path.name).symlink_to(path.resolve())
+        yield Path(place)
+
+
+@contextlib.contextmanager
+def _readable(folder: Path, *, trust: bool, pickled: bool = False) -> Iterator[str]:
+    with contextlib.nullcontext(folder) if trust else plain_folder(folder, pickled=pickled) as place:
+        yield os.fspath(place)
+
+
+def load_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The configuration in a folder, as transformers reads it."""
+    from transformers import AutoConfig
+
+    with _readable(folder, trust=trust_remote_code) as place:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            place, local_files_only=not trust_remote_code, trust_remote_code=trust_remote_code
+        )
+    return config
+
+
+def read_tokenizer(folder: Path, *, trust_remote_code: bool = False, **choices: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder, as transformers reads it, with ``choices`` of its own."""
+    from transformers import AutoTokenizer
+
+    with _readable(folder, trust=trust_remote_code) as place:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            place, local_files_only=True, trust_remote_code=trust_remote_code, **choices
+        )
+    return tokenizer
+
+
+def load_weights(
+    folder: Path, *, pickled: bool = False, trust_remote_code: bool = False, **choices: Any
+) -> PreTrainedModel:
+    """A causal language model in a folder, built and filled by transformers.
+
+    Args:
+        folder: in the Hugging Face layout.
+        pickled: its weights are.
+        trust_remote_code: the folder's own code may run.
+        choices: of transformers' ``from_pretrained``.
+
+    Raises:
+        InputError: the model has weights that the files lack, or the files hold weights that the model lacks.
+    """
+    from transformers import AutoModelForCausalLM
+
+    factory: Any = AutoModelForCausalLM
+    with _readable(folder, trust=trust_remote_code, pickled=pickled) as place:
+        model, seen = factory.from_pretrained(
+            place,
+            use_safetensors=not pickled,
+            local_files_only=not trust_remote_code,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **choices,
+        )
+    if seen["missing_keys"]:
+        first = min(seen["missing_keys"])
+        raise InputError(
+            f"{folder}: {len(seen['missing_keys'])} weights are missing, among them {first}; "
+            "give a checkpoint with a language-model head"
+        )
+    unused = sorted(name for name in seen["unexpected_keys"] if not is_buffer(name))
+    if unused:
+        raise InputError(
+            f"{folder}: {len(unused)} weights would be left out, among them {unused[0]}; config.json is of another model, "
+            "or of a part of this one: give the one that was saved with the weights"
+        )
+    loaded: PreTrainedModel = model
+    return loaded
