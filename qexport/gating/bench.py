@@ -25,12 +25,16 @@ from qexport.harness.tasks import LoadedTask, load_task
 from qexport.inputs.budgets import ACCURACIES, LIKELIHOODS, SIZES, SPEEDS, GatePlan
 from qexport.inputs.models import load_tokenizer
 from qexport.inputs.prompts import encode_prompts, load_prompts
+from qexport.inputs.rows import table_rows
+from qexport.inputs.shown import shown
 from qexport.inputs.text import TokenSet, load_text, make_sentences, make_windows
 from qexport.measure import Job, Probe
 from qexport.record import Measurement
 from qexport.runtime import NODES_ON, QUANTIZED_KERNELS
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from qexport.runtime import Provider
 
 _PROBES = {
@@ -64,10 +68,11 @@ class Bench:
         """Read all manifests and hash all files again; what is wrong with an artifact is kept, and is no error.
 
         Raises:
-            InputError: two folders of a name, two fp32 artifacts, artifacts of several models, or a text that cannot be read.
+            InputError: two folders of a name, two fp32 artifacts, artifacts of several models, or a text that cannot be
+                read, or that an artifact cannot be fed.
         """
         self.plan, self.options = plan, options
-        self.names = tuple(Path(os.path.abspath(path)).name for path in paths)  # noqa: PTH100 (links keep their name)
+        self.names = tuple(shown(Path(os.path.abspath(path)).name) for path in paths)  # noqa: PTH100 (links keep their name)
         self.artifacts: dict[str, Artifact] = {}
         self.problems: dict[str, str] = {}
         """Why a row can not be measured at all."""
@@ -85,7 +90,7 @@ class Bench:
             try:
                 self.artifacts[name] = load_artifact(path, verify=True)
             except QExportError as error:
-                self.problems[name] = str(error)
+                self.problems[name] = shown(str(error))
         models = sorted({artifact.manifest.model.name for artifact in self.artifacts.values()})
         if len(models) > 1:
             raise InputError(f"artifacts of several models, {' and '.join(models)}; gate each model by itself")
@@ -94,6 +99,23 @@ class Bench:
         if len(exact) > 1:
             raise InputError(f"{' and '.join(exact)} are both fp32; give the one that the others are divided by")
         self.fp32 = exact[0] if exact else None
+        self._require_text()
+
+    def _require_text(self) -> None:
+        """Turn texts into tokens before anything is measured.
+
+        Raises:
+            InputError: a text that an artifact cannot be fed.
+        """
+        first = {_tokenizer_digest(artifact): name for name, artifact in reversed(self.artifacts.items())}
+        for name in first.values():
+            try:
+                _reader(self.artifacts[name])
+            except QExportError:
+                continue  # what is wrong with an artifact is said of its row, once that is measured
+            for metric in self.plan.metrics:
+                if _kind(metric):
+                    self.tokens(name, metric)
 
     def recipe(self, name: str) -> str:
         """The recipe of a row; empty where the artifact cannot be read."""
@@ -112,15 +134,15 @@ class Bench:
         return self._tokens[key]
 
     def _make_tokens(self, artifact: Artifact, kind: str) -> TokenSet:
-        source, plan = pipeline.source_of(artifact), self.plan
-        tokenizer, context = load_tokenizer(source), source.context_length
+        tokenizer, context, rows = _reader(artifact)
+        plan = self.plan
         if kind == "prompts":
             assert self._prompts is not None
-            return encode_prompts(self._prompts, tokenizer, new_tokens=plan.new_tokens, context=context)
+            return encode_prompts(self._prompts, tokenizer, new_tokens=plan.new_tokens, context=context, rows=rows)
         assert self._text is not None
         if kind == "windows":
-            return make_windows(self._text, tokenizer, window=min(plan.window, context), limit=None)
-        return make_sentences(self._text, tokenizer, limit=None, max_tokens=context)
+            return make_windows(self._text, tokenizer, window=min(plan.window, context), limit=None, rows=rows)
+        return make_sentences(self._text, tokenizer, limit=None, max_tokens=context, rows=rows)
 
     def feed(self, name: str, metric: str) -> Feed:
         """What a metric of a row is measured on, whole; of a task's what was asked."""
@@ -286,6 +308,16 @@ def _kind(metric: str) -> str:
     """The kind of token set that a metric is measured on; empty where it is none."""
     probe = measure.PROBES.get(_PROBES.get(metric, ""))
     return probe.tokens if isinstance(probe, Probe) else ""
+
+
+def _reader(artifact: Artifact) -> tuple[PreTrainedTokenizerBase, int, int | None]:
+    """An artifact's tokenizer, the positions that it has, and the tokens that it has a row for.
+
+    Raises:
+        InputError: one of them cannot be read.
+    """
+    source = pipeline.source_of(artifact)
+    return load_tokenizer(source), source.context_length, table_rows(source)
 
 
 def _tokenizer_digest(artifact: Artifact) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qexport.errors import InputError
-from qexport.inputs.text import TokenSet, bos_ids, encode, read_json_values, read_utf8
+from qexport.inputs.shown import shown
+from qexport.inputs.text import Place, TokenSet, bos_ids, encode, read_json_values, read_utf8, require_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,8 @@ class Prompts:
     texts: tuple[str, ...]
     chat: bool = False
     """Each is a user's message, put into the tokenizer's chat template."""
+    places: tuple[Place, ...] = field(default=(), compare=False, repr=False)
+    """Of each prompt; none where prompts are counted only."""
 
 
 def load_prompts(path: Path, *, chat: bool = False) -> Prompts:
@@ -38,23 +41,26 @@ def load_prompts(path: Path, *, chat: bool = False) -> Prompts:
     White space around a prompt is no part of it.
 
     Raises:
-        InputError: no such file, not UTF-8, another form, an empty prompt, or no prompt at all.
+        InputError: no such file, not UTF-8, another form, an empty prompt, half a character, or no prompt at all.
     """
     readers = {".txt": _lines, ".jsonl": _json_prompts, ".json": _json_prompts}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path}: unknown kind of prompts; use {', '.join(readers)}")
-    texts = tuple(reader(path))
-    if not texts:
+    found = list(reader(path))
+    if not found:
         raise InputError(f"{path}: holds no prompts; give at least one")
-    return Prompts(origin=path.name, texts=texts, chat=chat)
+    places, texts = zip(*found, strict=True)
+    return Prompts(origin=shown(path.name), texts=texts, chat=chat, places=places)
 
 
-def _lines(path: Path) -> Iterator[str]:
-    return (line.strip() for line in read_utf8(path).split("\n") if line.strip())
+def _lines(path: Path) -> Iterator[tuple[Place, str]]:
+    for number, line in enumerate(read_utf8(path).split("\n"), start=1):
+        if line.strip():
+            yield Place(f"{path}:{number}"), line.strip()
 
 
-def _json_prompts(path: Path) -> Iterator[str]:
+def _json_prompts(path: Path) -> Iterator[tuple[Place, str]]:
     for place, value in read_json_values(path):
         text = value.get("prompt", value.get("text")) if isinstance(value, dict) else value
         if not isinstance(text, str):
@@ -63,10 +69,17 @@ def _json_prompts(path: Path) -> Iterator[str]:
             )
         if not text.strip():
             raise InputError(f"{place}: an empty prompt; write one, or remove the item")
-        yield text.strip()
+        yield Place(place), text.strip()
 
 
-def encode_prompts(prompts: Prompts, tokenizer: PreTrainedTokenizerBase, *, new_tokens: int, context: int) -> TokenSet:
+def encode_prompts(
+    prompts: Prompts,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    new_tokens: int,
+    context: int,
+    rows: int | None = None,
+) -> TokenSet:
     """Turn prompts into token sequences, each behind BOS where the tokenizer has one.
 
     In a chat the template alone decides what stands around a message, BOS included.
@@ -76,15 +89,18 @@ def encode_prompts(prompts: Prompts, tokenizer: PreTrainedTokenizerBase, *, new_
         tokenizer: turns text into ids.
         new_tokens: how many tokens will be made after each.
         context: the number of positions the model has.
+        rows: tokens that the model has a row for; None where that is not known.
 
     Raises:
-        InputError: a chat with a tokenizer that has no template or whose template fails, or a prompt that with its new
-            tokens is longer than the context.
+        InputError: a chat with a tokenizer that has no template or whose template fails, a prompt that with its new
+            tokens is longer than the context, or a token that the model has no row for.
     """
     sequences = []
     for number, text in enumerate(prompts.texts, start=1):
         place = f"{prompts.origin}: prompt {number}"
+        where = prompts.places[number - 1] if prompts.places else Place(place)
         ids = _chat_ids(tokenizer, text, place) if prompts.chat else bos_ids(tokenizer) + encode(tokenizer, text)
+        require_rows(tokenizer, ids, rows, where, text)
         if len(ids) + new_tokens > context:
             raise InputError(
                 f"{place}: its {len(ids)} tokens and {new_tokens} new ones are more than the model's context of "
