@@ -43,7 +43,8 @@ def gate(paths: Sequence[Path], baseline: Path, plan: GatePlan, options: GateOpt
         A verdict for each artifact, and for each row of the baseline that has none.
 
     Raises:
-        InputError: no baseline, a budget for a recipe that does not exist, or artifacts that cannot stand side by side.
+        InputError: no baseline, a budget for a recipe that does not exist, artifacts that cannot stand side by side, or
+            a text that they cannot be fed.
         UnsupportedHere: the provider is not there.
     """
     _require_recipes(plan)
@@ -52,6 +53,7 @@ def gate(paths: Sequence[Path], baseline: Path, plan: GatePlan, options: GateOpt
     bench = Bench(paths, plan, options)
     _require_model(bench, stored, baseline)
     _require_rows(plan, bench, stored)
+    bench.require_text()
     return _decide(bench, plan, lambda _look, _wanted: stored, baseline=baseline, place=baseline)
 
 
@@ -94,6 +96,8 @@ def gate_against(
         return _baseline_of(other)
 
     _require_rows(plan, bench, _baseline_of(other))
+    bench.require_text()
+    other.require_text()
     where = ", ".join(map(str, base))
     return _decide(bench, plan, measured, baseline=where, place=config)
 
@@ -223,6 +227,7 @@ def _measured_whole(paths: Sequence[Path], plan: GatePlan, options: GateOptions)
     bench = Bench(paths, plan.model_copy(update={"windows": None, "sentences": None}), options)
     for name, reason in bench.problems.items():
         raise InputError(f"{name}: {reason}; nothing was written")
+    bench.require_text()
     bench.take({metric: bench.names for metric in plan.metrics if metric not in SPEEDS})
     _require_measured(bench, "nothing was written")
     return bench

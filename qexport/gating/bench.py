@@ -68,8 +68,7 @@ class Bench:
         """Read all manifests and hash all files again; what is wrong with an artifact is kept, and is no error.
 
         Raises:
-            InputError: two folders of a name, two fp32 artifacts, artifacts of several models, or a text that cannot be
-                read, or that an artifact cannot be fed.
+            InputError: two folders of a name, two fp32 artifacts, artifacts of several models, or a text that cannot be read.
         """
         self.plan, self.options = plan, options
         self.names = tuple(shown(Path(os.path.abspath(path)).name) for path in paths)  # noqa: PTH100 (links keep their name)
@@ -99,9 +98,8 @@ class Bench:
         if len(exact) > 1:
             raise InputError(f"{' and '.join(exact)} are both fp32; give the one that the others are divided by")
         self.fp32 = exact[0] if exact else None
-        self._require_text()
 
-    def _require_text(self) -> None:
+    def require_text(self) -> None:
         """Turn texts into tokens before anything is measured.
 
         Raises:
