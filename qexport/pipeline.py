@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.metadata
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -29,10 +28,12 @@ from qexport.artifact import (
 )
 from qexport.errors import InputError, SelectionError
 from qexport.export import Exporter, export_model
+from qexport.files import read_json
+from qexport.graph import load_verified
 from qexport.inputs.bundled import CALIBRATION_TEXT, bundled, find_bundled
 from qexport.inputs.models import ModelSource, load_tokenizer, locate_model
 from qexport.inputs.rows import table_rows
-from qexport.inputs.shown import shown
+from qexport.inputs.shown import require_utf8, shown
 from qexport.inputs.sizes import parameter_count
 from qexport.inputs.text import Text, TokenSet, load_text, make_windows
 from qexport.recipes import Fp32, OnnxSchemes, Recipe, TorchSchemes, recipe
@@ -114,6 +115,7 @@ def export(
         UnsupportedHere: the exporter cannot do this architecture.
     """
     check_output(folder, overwrite=overwrite)
+    require_utf8(folder)
     return export_source(locate(model, revision, trust), folder, exporter, overwrite=overwrite)
 
 
@@ -218,6 +220,7 @@ def quantize(
     """
     chosen = recipe(recipe_name).configured(options)
     check_output(folder, overwrite=overwrite)
+    require_utf8(folder)
     if selector is not None and not chosen.takes_nodes:
         raise InputError(f"{recipe_name}: takes the model as a whole; leave --nodes out")
     match chosen.scheme:
@@ -351,7 +354,8 @@ def _fp32(
 ) -> Iterator[Artifact]:
     """The fp32 artifact that ``model`` is, or one made from it for the time being, once ``check`` has passed it."""
     if _is_artifact(model):
-        artifact = load_artifact(Path(model), verify=True)
+        require_utf8(model)
+        artifact = load_verified(Path(model))
         if artifact.manifest.recipe != "fp32":
             raise InputError(f"{model}: is quantized already ({artifact.manifest.recipe}); start from an fp32 artifact")
         yield artifact
@@ -372,7 +376,7 @@ def source_of(artifact: Artifact) -> ModelSource:
         name=artifact.manifest.model.name,
         revision=artifact.manifest.model.revision,
         path=artifact.path,
-        config=json.loads((artifact.path / "config.json").read_text()),
+        config=read_json(artifact.path / "config.json", way_out="make the artifact again"),
         weight_files=(),
         weights_sha256=artifact.manifest.model.weights_sha256,
         trust_remote_code=False,

@@ -10,18 +10,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from qexport.errors import InputError
 from qexport.files import write_whole
+from qexport.inputs.shown import shown
 
 RECORD_SCHEMA = 2
 OTHERS = "share_of_others"
 """The fact of a timed record that says which part of the machine's processors other processes took meanwhile, 0 to 1."""
 RECORDS_NAME = "records.jsonl"
 """The file of records in a report's folder."""
+
+
+def _one_line(value: object) -> object:
+    return shown(value) if isinstance(value, str) else value
+
+
+def _lines(value: object) -> object:
+    return shown(value, lines=True) if isinstance(value, str) else value
+
+
+# What nobody can see is written out where it enters: a control character in a name would abort the drawing of charts.
+Name = Annotated[str, BeforeValidator(_one_line)]
+Prose = Annotated[str, BeforeValidator(_lines)]
+"""A text that may go over lines: a reason, a prompt, an answer."""
 
 
 class Published(BaseModel):
@@ -31,9 +46,9 @@ class Published(BaseModel):
 
     value: float
     """In the metric's recorded unit."""
-    text: str = ""
+    text: Name = ""
     """As it was published, where that was in another unit: ``486.70 MiB``."""
-    source: str
+    source: Name
 
 
 class Conditions(BaseModel):
@@ -41,32 +56,32 @@ class Conditions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    machine: str = ""
+    machine: Name = ""
     """CPU model name."""
-    isa: tuple[str, ...] = ()
+    isa: tuple[Name, ...] = ()
     """The SIMD extensions that decide INT8 kernels (avx2, avx512f, avx512_vnni, avx_vnni, amx_int8), sorted."""
     cores: int = 0
     """Processors this process may use."""
     threads: int = 0
     """Threads the runtime was given."""
-    runtime: str = ""
+    runtime: Name = ""
     """onnxruntime or torch, with its version: ``onnxruntime 1.31.1``."""
-    provider: str = ""
+    provider: Name = ""
     """The execution provider that ran: ``cpu`` or ``cuda``."""
-    device: str = ""
+    device: Name = ""
     """Name of the accelerator, empty on the CPU."""
-    kernel_class: str = ""
+    kernel_class: Name = ""
     """Class of the kernels that ran, see :mod:`qexport.kernels`; empty where they were not observed."""
     batch: int = 1
     """Sequences that were run at once; 0 where that was whatever suited, since the figure does not depend on it."""
-    sequence: str = ""
+    sequence: Name = ""
     """How the token sequences were made: ``windows of at most 256 tokens``, ``sentences``."""
-    text: str = ""
+    text: Name = ""
     """Where the text came from, in words."""
-    text_sha256: str = ""
+    text_sha256: Name = ""
     """Digest of the token ids that were fed."""
-    versions: dict[str, str] = Field(default_factory=dict)
-    commit: str = ""
+    versions: dict[Name, Name] = Field(default_factory=dict)
+    commit: Name = ""
     """qexport's version or git commit."""
 
 
@@ -81,29 +96,29 @@ class Measurement(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     schema_: Literal[1, 2] = Field(default=2, alias="schema")
-    run: str = ""
+    run: Name = ""
     """The comparison it belongs to: when that began, in UTC (``2026-11-22T07:35:55Z``). Ratios stay within one."""
-    row: str
+    row: Name
     """The row of the table: ``fp32``, ``int8-static (attention)``, ``bnb-nf4``."""
-    model: str
+    model: Name
     """Model id or folder name."""
     stand_in: bool = False
     """Random weights of the model's architecture: quality figures say nothing, published ones are of another model."""
-    recipe: str
-    selector: str = ""
-    engine: str = ""
-    artifact_sha256: str = ""
-    settings: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    recipe: Name
+    selector: Name = ""
+    engine: Name = ""
+    artifact_sha256: Name = ""
+    settings: dict[Name, Name | int | float | bool] = Field(default_factory=dict)
     """The artifact's, from its manifest: ``{"bits": 4, "compute": "int8"}``."""
-    metric: str
-    columns: tuple[str, ...] = ()
+    metric: Name
+    columns: tuple[Name, ...] = ()
     samples: tuple[tuple[float, ...], ...] = ()
     warmups: tuple[tuple[float, ...], ...] = ()
-    facts: dict[str, float | int | str] = Field(default_factory=dict)
+    facts: dict[Name, float | int | Prose] = Field(default_factory=dict)
     """Further plain facts of the run: ``baseline_rss_bytes``, ``integer_matmuls_run``."""
     conditions: Conditions = Conditions()
     published: Published | None = None
-    skipped: str | None = None
+    skipped: Prose | None = None
 
     @model_validator(mode="after")
     def _samples_or_reason(self) -> Measurement:

@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING
 
 from qexport import measure, pipeline, progress
 from qexport.answering import Apart
-from qexport.artifact import Artifact, load_artifact
+from qexport.artifact import Artifact
 from qexport.baseline import DECIMALS, Feed, Ran
 from qexport.catalogue import CATALOGUE
 from qexport.conditions import identity
 from qexport.errors import InputError, QExportError, UnsupportedHere
+from qexport.graph import load_verified
 from qexport.harness.evaluate import Place, evaluate
 from qexport.harness.tasks import LoadedTask, load_task
 from qexport.inputs.budgets import ACCURACIES, LIKELIHOODS, SIZES, SPEEDS, GatePlan
 from qexport.inputs.models import load_tokenizer
 from qexport.inputs.prompts import encode_prompts, load_prompts
 from qexport.inputs.rows import table_rows
-from qexport.inputs.shown import shown
+from qexport.inputs.shown import require_utf8, shown
 from qexport.inputs.text import TokenSet, load_text, make_sentences, make_windows
 from qexport.measure import Job, Probe
 from qexport.record import Measurement
@@ -87,7 +88,8 @@ class Bench:
             raise InputError(f"{twice}: two artifacts are in folders of this name, which is their row's; rename one")
         for name, path in zip(self.names, paths, strict=True):
             try:
-                self.artifacts[name] = load_artifact(path, verify=True)
+                require_utf8(path)
+                self.artifacts[name] = load_verified(path)
             except QExportError as error:
                 self.problems[name] = shown(str(error))
         models = sorted({artifact.manifest.model.name for artifact in self.artifacts.values()})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+
+from qexport.errors import InputError
 
 _HIDDEN = re.compile(
     "["
@@ -31,6 +34,20 @@ def shown(text: str, *, lines: bool = False) -> str:
     ('int8\\x1b[31m\\u202e', 'caf\\xe9', '名前')
     """
     return _HIDDEN.sub(lambda found: found[0] if lines and found[0] in _LINES else _written(found[0]), text)
+
+
+def require_utf8(path: str | os.PathLike[str]) -> None:
+    """Refuse a path that ONNX Runtime cannot open.
+
+    Raises:
+        InputError: its name, or that of a folder around it, is not UTF-8.
+    """
+    try:
+        os.path.abspath(path).encode()  # noqa: PTH100 (resolve would follow links)
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{shown(str(path))}: a path that is not UTF-8, which ONNX Runtime cannot open; rename the folder"
+        ) from error
 
 
 def _written(character: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qexport import progress
 from qexport.artifact import check_replaceable, whole_folder
+from qexport.inputs.shown import require_utf8, shown
 from qexport.record import RECORDS_NAME, Measurement, write_records
 from qexport.report import charts, html, markdown
 from qexport.report.table import build_table
@@ -16,8 +17,10 @@ def check_report_folder(folder: Path, *, overwrite: bool) -> None:
     """Refuse a folder that must not be replaced; called before long work starts.
 
     Raises:
-        InputError: the folder exists and ``overwrite`` is not set, or it is something else than a report.
+        InputError: the folder exists and ``overwrite`` is not set, it is something else than a report, or its path is
+            not UTF-8.
     """
+    require_utf8(folder)
     ours = (folder / RECORDS_NAME).is_file()
     check_replaceable(folder, f"a report, it has no {RECORDS_NAME}", is_ours=ours, overwrite=overwrite)
 
@@ -37,6 +40,7 @@ def write_report(records: Sequence[Measurement], folder: Path, *, title: str, ov
         InputError: see :func:`check_report_folder`, or there are no records.
         NotComparable: records under unlike conditions, see :func:`qexport.report.table.build_table`.
     """
+    title = shown(title)
     table = build_table(records)
     with (
         whole_folder(folder, lambda path: check_report_folder(path, overwrite=overwrite)) as beside,

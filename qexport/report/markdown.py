@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 from qexport.report import words
 from qexport.report.charts import Chart
+from qexport.report.escaping import escaped
 from qexport.report.figures import Accuracy, Answer, Count, Estimate, Latency, NotMeasured, Repeated, Size, Skipped
 from qexport.report.table import Cell, Column, Row, Table, gaps
 from qexport.stats import McNemar
+
+__all__ = ["TRANSPOSED_COLUMNS", "escaped", "markdown", "transposed"]
 
 TRANSPOSED_COLUMNS = 8
 """A group with more columns than this, and than rows, is shown with metrics down and rows across."""
@@ -84,7 +86,7 @@ def _of(row: Row, column: Column) -> str:
     cell = row.cells[column.metric]
     parts = [_value(column, cell), _ratio(column, cell), _test(cell), words.unstable_note(cell.figure)]
     if cell.published is not None:
-        parts.append(f"*published {words.published(cell.published, column)}*")
+        parts.append(f"*published {escaped(words.published(cell.published, column))}*")
     return "<br>".join(part for part in parts if part)
 
 
@@ -131,8 +133,3 @@ def _test(cell: Cell) -> str:
             return escaped(words.changed(mcnemar))
         case _:
             return ""
-
-
-def escaped(text: str) -> str:
-    """Text in which Markdown and HTML see no markup, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", " ".join(text.split()))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qexport.errors import InputError
+from qexport.inputs.shown import shown
 from qexport.record import RECORDS_NAME, Measurement, read_records
 
 
@@ -58,5 +59,5 @@ def _named(path: Path, source: Path, names: set[str]) -> list[Measurement]:
     """Records of a file; those without a run get the name of its folder or its own, or its path where that is taken."""
     resolved = path.resolve()
     name = resolved.parent.name if resolved.name == RECORDS_NAME else resolved.stem
-    run = str(source) if name in names else name
+    run = shown(str(source) if name in names else name)
     return [record if record.run else record.model_copy(update={"run": run}) for record in read_records(path)]

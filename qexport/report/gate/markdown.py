@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import bisect
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from qexport.report import words
+from qexport.report.escaping import escaped as _text
 from qexport.report.gate.checks import WORD, does, findings, tally
-from qexport.report.gate.texts import one_line
 from qexport.report.table import COLUMNS, Column
 from qexport.verdict import Change, GateReport, RowVerdict
 
@@ -129,8 +128,3 @@ def _since(column: Column, now: float, before: float) -> str:
 
 def _list(items: Iterable[str]) -> str:
     return "\n".join(f"- {item}" for item in items)
-
-
-def _text(text: str) -> str:
-    """Text in which Markdown and HTML see no markup, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|#&~$])", r"\\\1", one_line(text))

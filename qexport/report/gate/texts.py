@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
-_UNFIT = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML 1.0 cannot hold, what UTF-8 cannot (halves of names that are not UTF-8), and what moves a terminal's cursor."""
+from qexport.inputs.shown import shown
 
 
 def fit(text: str) -> str:
-    """The text with a replacement character for each that some format cannot hold."""
-    return _UNFIT.sub("\N{REPLACEMENT CHARACTER}", text)
+    """The text with everything written out that some format cannot hold, or that a reader cannot see."""
+    # JSON and workflow commands write out line ends of any kind themselves.
+    return "\r".join(shown(part, lines=True) for part in text.split("\r"))
 
 
 def one_line(text: str) -> str:
     """The same on one line, whatever the line ends were."""
-    return fit(" ".join(text.split()))
+    return shown(" ".join(text.split()))
 
 
 def repository_path(path: str) -> str:
