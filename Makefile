@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-deploy test-cpus check gate bench gpu clean
+.PHONY: help run test test-deploy test-cpus fuzz check gate bench gpu clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -64,6 +64,10 @@ test-deploy: $(VENV)/.installed-dev
 ## test-cpus  the bundled model on emulated CPUs, beside this one; needs qemu-user, and is skipped without
 test-cpus: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -n auto --dist loadgroup tests/cpus $(PYTEST_ARGS)
+
+## fuzz    spoiled inputs for a minute, each refused in one line or done; ARGS="--seconds 3600" for longer
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.fuzz.run $(ARGS)
 
 ## check   lint, format, types, import direction
 check: $(VENV)/.installed-dev

@@ -183,7 +183,8 @@ def load_artifact(path: Path, *, verify: bool = False) -> Artifact:
         if kind_of(text) == DEPLOYMENT:
             raise InputError(f"{path}: is a deployment, which other runtimes load; give the artifact it was made of")
         manifest = Manifest.model_validate_json(text)
-    except (ValidationError, UnicodeDecodeError) as error:
+        _require_keys(json.loads(text))
+    except (ValidationError, ValueError, RecursionError) as error:
         raise InputError(
             f"{manifest_path}: corrupt manifest ({_first_reason(error)}); make the artifact again"
         ) from error
@@ -194,6 +195,21 @@ def load_artifact(path: Path, *, verify: bool = False) -> Artifact:
         if file.stat().st_size != info.size_bytes or (verify and file_sha256(file) != info.sha256):
             raise ContractError(f"{file}: altered since its manifest was written; make the artifact again")
     return Artifact(path=path, manifest=manifest)
+
+
+_KEYS = frozenset({"schema", "kind", "model", "recipe", "quantized", "settings", "weight_bytes", "files"})
+"""Keys that every manifest has, though a reader could do without some of them."""
+
+
+def _require_keys(values: dict[str, object]) -> None:
+    """Refuse a manifest that leaves out what its artifact would then seem not to have.
+
+    Raises:
+        ValueError: a key is missing.
+    """
+    missing = sorted(_KEYS - values.keys())
+    if missing:
+        raise ValueError(f"no {missing[0]}")
 
 
 def require_named(artifact: Artifact, names: Iterable[str]) -> None:
@@ -221,7 +237,7 @@ def kind_of(manifest: str) -> str:
     """What the text of a manifest gives as its kind; empty where it is no manifest."""
     try:
         kind = json.loads(manifest).get("kind", "")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return ""
     return str(kind)
 

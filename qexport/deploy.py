@@ -10,7 +10,6 @@ from qexport.artifact import (
     DEPLOYMENT,
     Artifact,
     check_replaceable,
-    load_artifact,
     manifest_kind,
     require_named,
     whole_folder,
@@ -18,6 +17,7 @@ from qexport.artifact import (
 from qexport.deployment import Deployment, Target, read_deployment, write_deployment
 from qexport.errors import InputError
 from qexport.evidence import evidence
+from qexport.graph import load_verified
 from qexport.inputs.pretrained import SIDE_FILES
 from qexport.layouts import Layout, Request, genai, kserve, optimum, transformersjs, triton
 from qexport.layouts.files import side_files
@@ -64,7 +64,7 @@ def deploy(
     layout = LAYOUTS[target]
     _check_folder(folder, overwrite=overwrite)
     _check_options(target, layout, {"demo": demo, "storage_uri": bool(storage_uri)})
-    artifacts = [load_artifact(Path(path).resolve(), verify=True) for path in paths]
+    artifacts = [load_verified(Path(path).resolve()) for path in paths]
     _check_together(target, layout, artifacts)
     for artifact in artifacts:
         require_onnx(artifact, "to deploy")

@@ -23,9 +23,11 @@ from qexport.artifact import (
     file_sha256,
     files_sha256,
     kind_of,
+    load_artifact,
 )
 from qexport.errors import InputError
 from qexport.evidence import Evidence
+from qexport.graph import require_own_data
 
 Target = Literal["optimum", "genai", "transformersjs", "triton", "kserve"]
 """Whose layout: Optimum, onnxruntime-genai, Transformers.js, Triton Inference Server, KServe."""
@@ -182,6 +184,7 @@ def verify(folder: Path) -> Verification:
 
     Raises:
         InputError: no manifest, or one that cannot be read or contradicts itself.
+        ContractError: all files are as written, and the graph reads others.
     """
     manifest = _read(folder)
     if isinstance(manifest, Deployment):
@@ -193,6 +196,8 @@ def verify(folder: Path) -> Verification:
     named = {info.path for info in manifest.files} | {MANIFEST_NAME}
     there = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
     findings += [Finding(path=path, state="added") for path in there if path not in named]
+    if isinstance(manifest, Manifest) and all(finding.state == "as written" for finding in findings):
+        require_own_data(load_artifact(folder))
     return Verification(folder=folder, what=what, findings=tuple(findings))
 
 

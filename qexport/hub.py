@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from qexport import __version__, progress
-from qexport.artifact import MANIFEST_NAME, Artifact, FileInfo, ModelInfo, file_sha256, load_artifact, whole_folder
+from qexport.artifact import MANIFEST_NAME, Artifact, FileInfo, ModelInfo, file_sha256, whole_folder
 from qexport.card import CARD_NAME, Licence, card
 from qexport.deploy import LAYOUTS
 from qexport.errors import ContractError, InputError, QExportError, UnsupportedHere
 from qexport.evidence import Evidence, evidence
+from qexport.graph import load_verified
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -99,7 +100,7 @@ def push(
         UnsupportedHere: the hub cannot be reached or does not work.
     """
     _check_name(repo_id)
-    artifact = load_artifact(path, verify=True)
+    artifact = load_verified(path)
     found = None if records is None else evidence(records, artifact.sha256)
     known = licence_of(artifact.manifest.model, licence)
     manifest = artifact.manifest

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qexport.errors import InputError
+from qexport.errors import InputError, first_words
 from qexport.files import read_json
 from qexport.inputs.pretrained import (
     CODE_KEY,
@@ -245,7 +245,7 @@ def load_torch_model(source: ModelSource) -> PreTrainedModel:
             attn_implementation=attention,
         )
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        raise InputError(f"{source.path}: transformers cannot build the model ({_one_line(error)})") from error
+        raise InputError(f"{source.path}: transformers cannot build the model ({first_words(error)})") from error
     result: PreTrainedModel = model.eval()
     return result
 
@@ -259,7 +259,9 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     try:
         tokenizer = read_tokenizer(source.path, trust_remote_code=source.trust_remote_code)
     except Exception as error:  # the Rust tokenizers raise plain Exception for a file they cannot parse
-        raise InputError(f"{source.path}: the tokenizer cannot be read ({_one_line(error)}); save it again") from error
+        raise InputError(
+            f"{source.path}: the tokenizer cannot be read ({first_words(error)}); save it again"
+        ) from error
     rows = source.config.get("vocab_size")
     if isinstance(rows, int) and tokenizer.vocab_size > rows:
         raise InputError(
@@ -274,12 +276,6 @@ def copy_side_files(source: ModelSource, folder: Path) -> None:
     for name in SIDE_FILES:
         if (source.path / name).is_file():
             shutil.copyfile(source.path / name, folder / name)
-
-
-def _one_line(error: BaseException) -> str:
-    """The first words of a library's message, which may run over many lines."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."
 
 
 def stop_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

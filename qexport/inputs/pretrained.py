@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qexport.errors import InputError
+from qexport.errors import InputError, first_words
 from qexport.files import read_json
 from qexport.inputs.weights import is_buffer
 
@@ -95,13 +95,24 @@ def _readable(folder: Path, *, trust: bool, pickled: bool = False) -> Iterator[s
 
 
 def load_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
-    """The configuration in a folder, as transformers reads it."""
+    """The configuration in a folder, as transformers reads it.
+
+    Raises:
+        InputError: transformers cannot read it.
+    """
     from transformers import AutoConfig
 
-    with _readable(folder, trust=trust_remote_code) as place:
-        config: PretrainedConfig = AutoConfig.from_pretrained(
-            place, local_files_only=not trust_remote_code, trust_remote_code=trust_remote_code
-        )
+    try:
+        with _readable(folder, trust=trust_remote_code) as place:
+            config: PretrainedConfig = AutoConfig.from_pretrained(
+                place, local_files_only=not trust_remote_code, trust_remote_code=trust_remote_code
+            )
+    except InputError:
+        raise
+    except Exception as error:  # what a configuration's own checks raise has no common base
+        raise InputError(
+            f"{folder / 'config.json'}: transformers cannot read it ({first_words(error)}); correct its values"
+        ) from error
     return config
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qexport.errors import InputError
+from qexport.errors import InputError, first_words
 from qexport.inputs.pretrained import load_config
 from qexport.inputs.weights import read_header
 
@@ -62,8 +62,9 @@ def require_like_weights(folder: Path, files: Sequence[Path]) -> None:
     except InputError:
         raise
     except Exception as error:  # what a configuration's and a model's own checks raise has no common base
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise InputError(f"{place}: transformers cannot build the model ({reason}); correct its values") from error
+        raise InputError(
+            f"{place}: transformers cannot build the model ({first_words(error)}); correct its values"
+        ) from error
     held = sum(file.stat().st_size for file in files) // _BYTES_A_WEIGHT
     if needed > held:
         raise InputError(

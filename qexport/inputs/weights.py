@@ -79,7 +79,7 @@ def read_header(path: Path) -> tuple[int, tuple[TensorEntry, ...]]:
     try:
         header = json.loads(raw)
         entries = tuple(sorted(_entries(header), key=lambda entry: (entry.begin, entry.end)))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: not a safetensors file, its header cannot be read; {_WAY_OUT}") from error
     _check_entries(path, entries, data_bytes=size - 8 - length)
     return 8 + length, entries
@@ -124,7 +124,7 @@ def check_shards(index_path: Path) -> tuple[Path, ...]:
         tensors_of: dict[str, set[str]] = {}
         for tensor, file_name in weight_map.items():
             tensors_of.setdefault(str(file_name), set()).add(tensor)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{index_path}: not an index of weight files (no weight_map); {_WAY_OUT}") from error
     if not tensors_of:
         raise InputError(f"{index_path}: names no weight files; {_WAY_OUT}")
