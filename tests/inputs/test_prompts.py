@@ -53,6 +53,7 @@ def test_prompts_of_a_file(tmp_path, name, content, texts):
         ("a.jsonl", b'"a"\n{"prompt": ""}\n', ["a.jsonl:2", "empty prompt"]),
         ("a.jsonl", b'{"question": "a"}\n', ["a.jsonl:1", '"prompt" or "text"']),
         ("a.jsonl", b"{", ["a.jsonl:1", "not a line of JSON"]),
+        ("a.jsonl", b'"a"\n{"prompt": "\\ud83d"}\n', ["a.jsonl:2: half a surrogate pair"]),
         ("a.csv", b"a", ["unknown kind of prompts", ".jsonl"]),
     ],
 )
@@ -131,4 +132,33 @@ def test_a_prompt_and_its_new_tokens_fit_the_context(tokenizer):
         f"{length} tokens",
         "11 new ones",
         f"context of {length + 10}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        ("a.txt", "The fox\n\nsaw <|end|> it\n", "a.txt:3"),
+        ("a.jsonl", '"The fox"\n"saw <|end|>"\n', "a.jsonl:2"),
+        ("a.json", '["The fox", "saw <|end|>"]', "a.json: item 1"),
+    ],
+)
+def test_a_token_that_the_model_has_no_row_for(tmp_path, name, content, place):
+    path, tokenizer = tmp_path / name, tiny_tokenizer()
+    path.write_text(content)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>"]})
+    refused(
+        lambda: encode_prompts(load_prompts(path), tokenizer, new_tokens=2, context=64, rows=300),
+        f"{tmp_path}/{place}: the token <|end|> is number 300, and the model has rows for 0 to 299 only",
+    )
+    assert len(encode_prompts(load_prompts(path), tokenizer, new_tokens=2, context=64, rows=301).sequences) == 2
+
+
+def test_a_template_may_put_such_a_token_in():
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>"]})
+    tokenizer.chat_template = "<|user|>" + TEMPLATE
+    refused(
+        lambda: encode_prompts(some("The fox", chat=True), tokenizer, new_tokens=2, context=64, rows=300),
+        "mine.txt: prompt 1: the token <|user|> is number 300",
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -74,6 +75,12 @@ def test_json_holds_a_list(tmp_path):
         ("a.json", b'{"text": "One."}', ["no list"]),
         ("a.json", b'["One."', ["not JSON", ".jsonl"]),
         ("a.json", b'["One.", 2]', ["item 1"]),
+        ("a.jsonl", b'"One."\n{"text": "Bad \\ud83d end."}\n', ["a.jsonl:2: half a surrogate pair", "\\ud83d"]),
+        ("a.jsonl", b'{"text": "One.", "by": ["\\udca9"]}\n', ["a.jsonl:1: half a surrogate pair"]),
+        ("a.jsonl", b'{"text": "One.", "\\udca9": 1}\n', ["a.jsonl:1: half a surrogate pair"]),
+        ("a.json", b'["One.", "\\udca9\\ud83d"]', ["item 1: half a surrogate pair"]),
+        ("a.jsonl", b'"One."\n' + b"[" * 100_000, ["a.jsonl:2", "not a line of JSON"]),
+        ("a.json", b"[" * 100_000, ["a.json", "not JSON"]),
         ("a.csv", b"One.", [".txt, .jsonl, .json"]),
     ],
 )
@@ -81,6 +88,21 @@ def test_bad_files_are_named(tmp_path, name, content, parts):
     path = tmp_path / name
     path.write_bytes(content)
     refused(lambda: load_text(path), str(path), *parts)
+
+
+def test_both_halves_of_a_pair_are_one_character(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('"A \\ud83e\\udd8a runs."\n')
+    assert load_text(path).documents == ("A \N{FOX FACE} runs.",)
+
+
+def test_a_name_that_cannot_be_written_is_shown(tmp_path):
+    path = tmp_path / "caf\udce9\x1b.txt"
+    try:
+        path.write_text("One.")
+    except OSError:
+        pytest.skip("file names are UTF-8 here")
+    assert load_text(path).origin == r"caf\xe9\x1b.txt"
 
 
 def test_a_file_that_is_not_there(tmp_path):
@@ -184,6 +206,70 @@ def test_a_window_too_small_to_score(tokenizer):
     refused(lambda: make_windows(Text("a.txt", (STORY,)), tokenizer, window=2, limit=None), "at least 3")
 
 
+@pytest.mark.parametrize("bos", [True, False])
+def test_no_document_is_long_enough_to_score(bos):
+    text, needed = Text("words.jsonl", ("a",) * 600), 2 if bos else 3
+    message = f"words.jsonl: no document is long enough to score; one must have {needed} tokens, and the longest has 1;"
+    refused(lambda: make_windows(text, tiny_tokenizer(bos=bos), window=24, limit=None), message)
+    refused(lambda: make_windows(text, tiny_tokenizer(bos=bos), window=24, limit=5), message)
+
+
+def test_one_document_that_is_long_enough_will_do(tokenizer):
+    assert len(make_windows(Text("x", ("a",) * 600 + ("aa",)), tokenizer, window=24, limit=None).sequences) == 1
+
+
+# Tokens that the model has no row for
+
+
+def with_chat_tokens():
+    tokenizer = tiny_tokenizer()
+    assert len(tokenizer) == 300
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|end|>"]})
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        ("chat.jsonl", json.dumps(STORY) + "\n\n" + json.dumps(f"{STORY} Then <|end|>"), "chat.jsonl:3"),
+        ("chat.json", json.dumps([STORY, f"One.\n{STORY}<|end|>"]), "chat.json: item 1"),
+        ("chat.txt", f"\n{STORY}\nOne <|end|> two.", "chat.txt:4"),
+        ("chat.txt", f"{STORY}\n<|endoftext|>\n\n\n{STORY}\n{STORY}\n\n<|end|>", "chat.txt:11"),
+        ("chat.txt", f"<|end|>{STORY}\n<|endoftext|>\n{STORY}", "chat.txt:1"),
+    ],
+)
+def test_a_token_without_a_row_is_named_with_its_file_and_line(tmp_path, name, content, place):
+    path, tokenizer = tmp_path / name, with_chat_tokens()
+    path.write_text(content)
+    message = f"{tmp_path}/{place}: the token <|end|> is number 301, and the model has rows for 0 to 299 only"
+    refused(lambda: make_windows(load_text(path), tokenizer, window=16, limit=None, rows=300), message)
+    refused(lambda: make_sentences(load_text(path), tokenizer, limit=None, rows=300), message)
+    assert make_windows(load_text(path), tokenizer, window=16, limit=None, rows=302).sequences
+
+
+def test_a_text_without_such_tokens_is_taken(tokenizer):
+    text = Text("plain.jsonl", (STORY, "A user said <|user."))
+    windows, own = (make_windows(text, one, window=16, limit=None, rows=300) for one in (with_chat_tokens(), tokenizer))
+    assert windows.sha256 == own.sha256
+
+
+def test_documents_of_no_file_are_counted():
+    text = Text("wiki:test", (STORY, f"{STORY} <|user|>"))
+    refused(
+        lambda: make_windows(text, with_chat_tokens(), window=16, limit=None, rows=300),
+        "wiki:test: document 2: the token <|user|> is number 300",
+    )
+
+
+def test_a_token_that_begins_every_text_may_have_no_row_either():
+    tokenizer = with_chat_tokens()
+    tokenizer.bos_token = "<|user|>"
+    refused(lambda: make_windows(Text("x", (STORY,)), tokenizer, window=16, limit=None, rows=300), "<|user|>")
+
+
+# Digests
+
+
 def test_the_digest_tells_ids_and_cuts_apart(tokenizer):
     text = Text("x", (STORY,))
     one, two, three = (make_windows(text, tokenizer, window=window, limit=None) for window in (10, 11, 10))
@@ -235,6 +321,37 @@ def test_sentences_lose_nothing_but_white_space(document):
     assert "".join("".join(split_sentences(document)).split()) == "".join(document.split())
 
 
+_AS_IT_WAS = re.compile(
+    r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)[.!?]+[\"'”’)\]]*(?P<gap>\s+)(?![a-z])|(?P<line>\s*\n\s*)"
+)
+"""The expression that sentences were split by at first. It takes a time that grows with the square of a run of spaces."""
+
+
+def split_as_it_was(document):
+    sentences, start = [], 0
+    for end in _AS_IT_WAS.finditer(document):
+        stop = end.start("gap") if end["gap"] else end.start()
+        sentences.append(document[start:stop].strip())
+        start = end.end()
+    sentences.append(document[start:].strip())
+    return [sentence for sentence in sentences if sentence]
+
+
+_PIECES = (*"aBz.!?\"'”’)] \t\n\r\u2028\xa0", "Mr", "Mrs", "Ms", "Dr", "St", "xMr", "Mr.", ".\n", ". ", "?! ", "é", "_")
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.lists(st.sampled_from(_PIECES), max_size=24).map("".join))
+def test_sentences_are_what_they_always_were(document):
+    assert split_sentences(document) == split_as_it_was(document)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=40))
+def test_so_are_those_of_any_text(document):
+    assert split_sentences(document) == split_as_it_was(document)
+
+
 def test_sentences_begin_with_bos_and_are_cut_to_the_context(tokenizer):
     sentences = make_sentences(Text("x", (STORY,)), tokenizer, limit=None, max_tokens=6)
     assert all(sequence[0] == tokenizer.bos_token_id and 3 <= len(sequence) <= 6 for sequence in sentences.sequences)
@@ -251,7 +368,10 @@ def test_a_limit_spreads_over_the_text(tokenizer):
 
 
 def test_no_sentence_is_long_enough(tokenizer):
-    refused(lambda: make_sentences(Text("a.txt", ("A\nB",)), tokenizer, limit=None), "a.txt", "no sentence")
+    refused(
+        lambda: make_sentences(Text("a.txt", ("A\nB",)), tokenizer, limit=None),
+        "a.txt: no sentence is long enough to score; one must have 2 tokens, and the longest has 1;",
+    )
 
 
 # Real text
@@ -262,4 +382,7 @@ def test_no_sentence_is_long_enough(tokenizer):
     [("wikitext-2-valid.txt", 1), ("tinystories_500.json", 500), ("wikitext_1000.json", 1000)],
 )
 def test_real_files(data_dir, name, documents):
-    assert len(load_text(data_dir / "text" / name).documents) == documents
+    text = load_text(data_dir / "text" / name)
+    assert len(text.documents) == documents
+    for document in text.documents:
+        assert split_sentences(document) == split_as_it_was(document)
