@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -23,6 +22,7 @@ from qexport.inputs.pretrained import read_tokenizer
 from qexport.metrics.tasks import ROWS, Batching, Likelihood, Passage, Prompt, generate_until, loglikelihoods
 from qexport.record import Conditions
 from qexport.runtime import Provider, Session, open_session
+from qexport.scratch import scratch_folder
 
 HUNG_S = 4 * 3600.0
 """A child that answers nothing for so long counts as hung. A batch of long sequences takes minutes on two cores."""
@@ -218,7 +218,7 @@ class Apart:
                 advance()
             return seen > before
 
-        with tempfile.TemporaryDirectory(prefix="qexport-answering-") as name:
+        with scratch_folder("answering") as name:
             folder = Path(name)
             question = question.model_copy(update={"ended": folder / "ended.json"})
             output = folder / "output"

@@ -8,12 +8,15 @@ Manifest format history:
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import glob
 import hashlib
 import json
 import os
 import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, Literal
@@ -21,12 +24,16 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from qexport.errors import ContractError, InputError, QExportError, UnsupportedHere
+from qexport.scratch import claimed, is_alive
 
 MANIFEST_NAME = "qexport.json"
 ONNX_NAME = "model.onnx"
 ONNX_DATA_NAME = "model.onnx.data"
 DEPLOYMENT: Final = "deployment"
 """What the manifest of a deployment gives as its kind; see :mod:`qexport.deployment`."""
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 class _Value(BaseModel):
@@ -313,27 +320,42 @@ def whole_folder(path: Path, check: Callable[[Path], None]) -> Iterator[Path]:
     check(path)
     beside = path.parent / f".{path.name}.new-{os.getpid()}"
     old = path.parent / f".{path.name}.old-{os.getpid()}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path)
-        beside.mkdir()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be made there ({error.strerror}); choose another output") from error
-    try:
-        yield beside
-        check(path)  # again: another process may have put something there meanwhile
-        if path.exists():
-            path.rename(old)
-        beside.rename(path)
-    except Exception as error:
-        if _disk_full(error, path.parent):
-            raise UnsupportedHere(f"{path}: the disk is full; make room or choose another output") from error
-        raise
-    finally:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-        shutil.rmtree(beside, ignore_errors=True)
+    with contextlib.ExitStack() as claim:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            claim.enter_context(claimed(path))
+            sweep(path)
+            beside.mkdir()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be made there ({error.strerror}); choose another output") from error
+        try:
+            yield beside
+            check(path)  # again: another process may have put something there meanwhile
+            if not (path.exists() and exchanged(beside, path)):
+                if path.exists():
+                    path.rename(old)
+                beside.rename(path)
+        except Exception as error:
+            if place := _full_disk(error, path.parent):
+                raise UnsupportedHere(f"{place}; make room there, or choose another place") from error
+            raise
+        finally:
+            if old.exists() and not path.exists():
+                old.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _full_disk(error: BaseException, folder: Path) -> str:
+    """The place that an error says is full, in words; empty where the error came of something else."""
+    if not _disk_full(error, folder):
+        return ""
+    temporary = Path(tempfile.gettempdir())
+    named = Path(os.fsdecode(error.filename)) if isinstance(error, OSError) and error.filename else None
+    in_temporary = named is not None and named.is_relative_to(temporary) and not named.is_relative_to(folder)
+    if in_temporary or (shutil.disk_usage(temporary).free == 0 and shutil.disk_usage(folder).free > 0):
+        return f"{temporary}: the temporary folder is full (TMPDIR names another)"
+    return f"{folder}: the disk is full"
 
 
 def _disk_full(error: BaseException, folder: Path) -> bool:
@@ -344,6 +366,20 @@ def _disk_full(error: BaseException, folder: Path) -> bool:
         return False
     signs = (os.strerror(errno.ENOSPC), os.strerror(errno.EFBIG), f"os error {errno.ENOSPC}")
     return any(sign in str(error) for sign in signs) or shutil.disk_usage(folder).free == 0
+
+
+def exchanged(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step, where the system can: then no reader ever finds neither.
+
+    Linux: renameat2(2) with RENAME_EXCHANGE. False where it is not to be had, and nothing has changed.
+    """
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    failed: int = rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    return not failed
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -387,19 +423,9 @@ def sweep(path: Path) -> None:
         for left in path.parent.glob(f".{glob.escape(path.name)}.{kind}-*"):
             pid = left.name.rsplit("-", 1)[1]
             # A folder of this process's own number is another's, who is gone: in a container the numbers come again.
-            if not pid.isdigit() or (int(pid) != os.getpid() and _alive(int(pid))):
+            if not pid.isdigit() or (int(pid) != os.getpid() and is_alive(int(pid))):
                 continue
             if kind == "old" and not path.exists():
                 left.rename(path)
             else:
                 shutil.rmtree(left, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from qexport.errors import ContractError, InputError
 from qexport.files import write_whole
 from qexport.numerics import histogram
 from qexport.portable import make_portable
+from qexport.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -240,7 +240,7 @@ def stream(
         tokens: windows of text, each in prefill chunks and decode steps on its own past.
         what: for the progress bar.
     """
-    with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
+    with scratch_folder("calibration") as folder:
         session = runtime.OrtSession(_observer(model, names, Path(folder)), spin=False)
         with progress.task(what, total=len(tokens.sequences)) as advance:
             for window in tokens.sequences:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from qexport import calibration, runtime
 from qexport.artifact import ONNX_DATA_NAME, ONNX_NAME
 from qexport.errors import ContractError
 from qexport.graph import array, set_initializer
+from qexport.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -145,7 +145,7 @@ def check_same_function(parent: Artifact, model: ir.Model, tokens: TokenSet, *, 
 
     ids = tokens.sequences[0][None, : calibration.PREFILL_CHUNK]
     exact = runtime.OrtSession(parent.onnx_path).logits(ids)
-    with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
+    with scratch_folder("equalize") as folder:
         path = Path(folder) / ONNX_NAME
         ir.save(model, path, external_data=ONNX_DATA_NAME)
         edited = runtime.OrtSession(path).logits(ids)

@@ -11,7 +11,6 @@ import logging
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from qexport.load import Meter
 from qexport.metrics import Run, Trial, footprint, generation, latency, once, perplexity, session
 from qexport.record import OTHERS, Conditions, Measurement, Published
 from qexport.runtime import Observe, Provider, ProviderUnavailable, Session, open_session, warm_up
+from qexport.scratch import scratch_folder
 from qexport.torch_runtime import torch_warm_up
 
 if TYPE_CHECKING:
@@ -415,7 +415,7 @@ def _ask_child(job: Job, artifact: Artifact, tokens: TokenSet) -> _Answer:
         UnsupportedHere: the process died, or gave no answer in time.
         QExportError: the error that the child stopped with.
     """
-    with tempfile.TemporaryDirectory(prefix="qexport-measure-") as name:
+    with scratch_folder("measure") as name:
         folder = Path(name)
         question = question_of(job, artifact, tokens, folder)
         output = folder / "output"

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import importlib.metadata
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,6 +38,7 @@ from qexport.inputs.text import Text, TokenSet, load_text, make_windows
 from qexport.recipes import Fp32, OnnxSchemes, Recipe, TorchSchemes, recipe
 from qexport.schemes import SchemeResult
 from qexport.schemes.int8 import Int8
+from qexport.scratch import scratch_folder
 from qexport.selection import Selection, Selector, WeightNode, weight_nodes
 
 REFERENCE = "reference"
@@ -362,7 +362,7 @@ def _fp32(
         return
     source = locate(model, revision, trust)
     check(source)
-    with tempfile.TemporaryDirectory(prefix="qexport-") as work:
+    with scratch_folder("fp32") as work:
         yield export_source(source, Path(work) / "fp32", exporter)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from qexport import cpu, cuda, kernels
 from qexport.decoding import Cache, Decoder, OrtDecoder, Tensor, cache_shape
 from qexport.errors import ContractError, UnsupportedHere
+from qexport.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -278,7 +279,7 @@ class OrtSession:
         # Weights between DequantizeLinear and MatMul become MatMulNBits, by default with activations rounded to int8.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if observe == "kernels":
-            self._profile_folder = tempfile.TemporaryDirectory(prefix="qexport-kernels-")
+            self._profile_folder = scratch_folder("kernels")
             options.enable_profiling = True
             options.profile_file_prefix = f"{self._profile_folder.name}/run"
         if provider == "cuda":

@@ -7,7 +7,6 @@ the square of the depth; so the values that enter a decoder layer are kept.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from qexport import runtime
 from qexport.errors import ContractError
 from qexport.graph import cut
 from qexport.portable import make_portable
+from qexport.scratch import scratch_folder
 from qexport.selection import layer_of
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class SideBySide:
         held = self._held[side]
         part = cut(self._models[side], inputs=list(held[0]) if held else [], outputs=outputs)
         make_portable(part)
-        with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
+        with scratch_folder("stage") as folder:
             path = Path(folder) / "part.onnx"
             ir.save(part, path, external_data="part.data")
             session = runtime.OrtSession(path, spin=False)

@@ -6,13 +6,13 @@ batches of what is timed.
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qexport import child, cpu, measure
 from qexport.errors import QExportError, UnsupportedHere
+from qexport.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from qexport.artifact import Artifact
@@ -24,7 +24,7 @@ class Worker:
     """The process of one row; if it dies, the next question starts another."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="qexport-worker-")
+        self._folder = scratch_folder("worker")
         self._conversation: child.Conversation | None = None
         self._changing = threading.Lock()
         self._closed = False

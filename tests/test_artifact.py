@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from qexport import artifact as artifact_module
 from qexport.artifact import (
     MANIFEST_NAME,
     Manifest,
@@ -269,7 +271,18 @@ def watched_rename(self, target):
         stop()
     return result
 
+def watched_exchange(one, other):
+    if not moment.endswith("exchange"):
+        return False  # as where the system cannot: two renames instead
+    if moment == "before-exchange":
+        stop()
+    result = exchange(one, other)
+    if moment == "after-exchange":
+        stop()
+    return result
+
 Path.rename = watched_rename
+exchange, artifact.exchanged = artifact.exchanged, watched_exchange
 with artifact.new_artifact(path, overwrite=True) as draft:
     if moment == "empty":
         stop()
@@ -282,7 +295,9 @@ with artifact.new_artifact(path, overwrite=True) as draft:
     if moment == "finished":
         stop()
 """
-MOMENTS = ["empty", "half", "finished", "before-aside", "before-rename", "after-rename"]
+RENAMES = ["empty", "half", "finished", "before-aside", "before-rename", "after-rename"]
+MOMENTS = RENAMES + (["before-exchange", "after-exchange"] if sys.platform == "linux" else [])
+REPLACED = {"after-rename", "after-exchange"}
 
 
 def interrupt(path: Path, moment: str, number: signal.Signals) -> int:
@@ -296,7 +311,7 @@ def interrupt(path: Path, moment: str, number: signal.Signals) -> int:
         return child.wait(timeout=30)
 
 
-@pytest.mark.parametrize("moment", [moment for moment in MOMENTS if moment != "before-aside"])
+@pytest.mark.parametrize("moment", [moment for moment in RENAMES if moment != "before-aside"])
 def test_killed_without_an_old_artifact(tmp_path, moment):
     path = tmp_path / "a"
     assert interrupt(path, moment, signal.SIGKILL) == -signal.SIGKILL
@@ -313,13 +328,13 @@ def test_killed_over_an_old_artifact(tmp_path, moment):
     make(path)
     interrupt(path, moment, signal.SIGKILL)
     if path.exists():
-        assert content(path) == ("new" if moment == "after-rename" else "old")
+        assert content(path) == ("new" if moment in REPLACED else "old")
     else:
         assert moment == "before-rename"  # between the two renames
     # The next attempt, though it fails, clears up and brings back what stood aside.
     with pytest.raises(ZeroDivisionError), new_artifact(path, overwrite=True):
         raise ZeroDivisionError
-    assert content(path) == ("new" if moment == "after-rename" else "old")
+    assert content(path) == ("new" if moment in REPLACED else "old")
     assert os.listdir(tmp_path) == ["a"]
 
 
@@ -328,7 +343,48 @@ def test_ctrl_c_over_an_old_artifact(tmp_path, moment):
     path = tmp_path / "a"
     make(path)
     assert interrupt(path, moment, signal.SIGINT) == -signal.SIGINT
-    assert content(path) == ("new" if moment == "after-rename" else "old")
+    assert content(path) == ("new" if moment in REPLACED else "old")
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_the_old_artifact_is_never_hidden(tmp_path):
+    """A reader finds one of the two at every moment."""
+    path = tmp_path / "a"
+    make(path)
+    if not artifact_module.exchanged(path, path):
+        pytest.skip("this file system exchanges no folders")
+    seen = set()
+    stop = threading.Event()
+
+    def look():
+        while not stop.is_set():
+            try:
+                seen.add((path / "model.onnx").read_text())
+            except FileNotFoundError:
+                seen.add("nothing")
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for number in range(50):
+        make(path, f"new {number}", overwrite=True)
+    stop.set()
+    reader.join()
+    assert "nothing" not in seen
+
+
+def test_two_processes_do_not_write_one_output(tmp_path):
+    path = tmp_path / "a"
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom qexport.artifact import new_artifact\n"
+        "with new_artifact(Path(sys.argv[1])):\n    print('here', flush=True)\n    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "here\n"
+        with pytest.raises(InputError, match=rf"a: process {other.pid} on .* writes it now"):
+            make(path)
+        other.kill()
+    make(path)  # what a killed process held is free
     assert os.listdir(tmp_path) == ["a"]
 
 
@@ -406,7 +462,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_artifact(tmp_path, writer):
     make(path)
     command = [sys.executable, "-c", FULL.format(root=str(ROOT)), writer, str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == f"{path}: the disk is full; make room or choose another output\n"
+    assert done.stdout == f"{path.parent}: the disk is full; make room there, or choose another place\n"
     assert content(path) == "old"
     assert os.listdir(tmp_path) == ["a"]
 

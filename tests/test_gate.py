@@ -226,7 +226,7 @@ def test_another_tokenizer(gated, run, spoiled):
 
 
 def test_a_graph_that_does_not_run(gated, run, asked, spoiled):
-    broken = spoiled(lambda folder: (folder / "model.onnx").write_text("?"))
+    broken = spoiled(lambda folder: (folder / "model.onnx").write_text(""))
     budgets = {"perplexity": [SAME, OF_FP32], "latency_s": OF_FP32, "weight_bytes": SAME}
     report = run(budgets, paths=[gated.fp32, broken], sentences=1, rounds=1)
     assert outcomes(report) == {"fp32": "pass", "int8": "fail"}
@@ -237,7 +237,7 @@ def test_a_graph_that_does_not_run(gated, run, asked, spoiled):
 
 
 def test_an_fp32_that_does_not_run(gated, run, asked, spoiled):
-    broken = spoiled(lambda folder: (folder / "model.onnx").write_text("?"), name="fp32")
+    broken = spoiled(lambda folder: (folder / "model.onnx").write_text(""), name="fp32")
     report = run({"perplexity": [SAME, OF_FP32]}, paths=[broken, gated.int8])
     assert outcomes(report) == {"fp32": "fail", "int8": "fail"}
     assert failures(report)["int8"].keys() == {"perplexity"}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qexport.engines import MatMulRequest
+from qexport.scratch import scratch_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -38,7 +38,7 @@ def quantize(source: Path, request: MatMulRequest) -> onnx.ModelProto:
         # Where shape inference gives up, at contrib ops and placeholders, a tensor that meets a MatMul is float.
         "DefaultTensorType": onnx.TensorProto.FLOAT,
     }
-    with tempfile.TemporaryDirectory(prefix="qexport-") as folder, _quiet():
+    with scratch_folder("engine") as folder, _quiet():
         target = Path(folder) / "target.onnx"
         if request.ranges is None:
             quantize_dynamic(source, target, extra_options=options, **common)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from qexport.errors import UnsupportedHere
 from qexport.export.signature import optimum_config
 from qexport.quiet import quiet
+from qexport.scratch import scratch_folder
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -28,7 +28,7 @@ def export_optimum(model: PreTrainedModel) -> ir.Model:
     import onnx_ir as ir
 
     kind = model.config.model_type
-    with quiet(), _restored(model), tempfile.TemporaryDirectory(prefix="qexport-") as folder:
+    with quiet(), _restored(model), scratch_folder("export") as folder:
         from optimum.exporters.onnx.convert import export
 
         config = optimum_config(model)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,6 +31,7 @@ from qexport.inputs.text import TokenSet, load_text, make_sentences, make_window
 from qexport.measure import Job, Probe
 from qexport.record import Measurement
 from qexport.runtime import NODES_ON, QUANTIZED_KERNELS
+from qexport.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -249,7 +249,7 @@ class Bench:
 
     def _answers(self, name: str, tasks: Mapping[str, LoadedTask]) -> list[Measurement]:
         artifact = self.artifacts[name]
-        with tempfile.TemporaryDirectory(prefix="qexport-gate-") as folder:
+        with scratch_folder("gate") as folder:
             respondent = Apart(
                 artifact,
                 Path(folder) / "answers.jsonl",

@@ -28,7 +28,7 @@ UNITS: Mapping[Unit, Mapping[str, Decimal]] = MappingProxyType(
 _PARTS = MappingProxyType({"%": Decimal("0.01")})
 """The same of accuracies, which have no unit of their own."""
 
-_FIGURE = re.compile(r"(?P<number>[0-9][0-9,]*(\.[0-9]+)?([eE][+-]?[0-9]+)?)\s*(?P<unit>\S+)?")
+_FIGURE = re.compile(r"(?P<number>[0-9][0-9,]*+(\.[0-9]++)?+([eE][+-]?[0-9]++)?+)\s*+(?P<unit>\S+)?")
 
 
 class Figure(NamedTuple):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from qexport.errors import InputError, first_words
 from qexport.files import read_json
 from qexport.inputs.weights import is_buffer
+from qexport.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,7 +80,7 @@ def plain_folder(folder: Path, *, pickled: bool = False) -> Iterator[Path]:
         InputError: a configuration names code.
     """
     patterns = SIDE_FILES + _WEIGHTS + (_PICKLED if pickled else ())
-    with tempfile.TemporaryDirectory(prefix="qexport-") as place:
+    with scratch_folder("model") as place:
         for path in {path for pattern in patterns for path in folder.glob(pattern)}:
             if path.name in ("config.json", "generation_config.json", "tokenizer_config.json"):
                 require_no_code(path, read_json(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +17,7 @@ from qexport.graph import array, matmul_weight, save, set_initializer, untie
 from qexport.numerics import histogram, smooth
 from qexport.numerics.grid import quantize_channels
 from qexport.schemes import SchemeResult, Settings, Target, refused_lookup, with_fields
+from qexport.scratch import scratch_folder
 from qexport.selection import Role
 
 if TYPE_CHECKING:
@@ -328,7 +328,7 @@ def _rewritten(model: ir.Model, request: MatMulRequest, engine_name: str) -> ir.
         set_initializer(model.graph, name, np.ones((len(weight), *([1] * (weight.ndim - 1))), np.float32))
     metadata = dict(model.metadata_props)
     known = _forget_inner_values(model)
-    with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
+    with scratch_folder("int8") as folder:
         source = Path(folder) / "skeleton.onnx"
         ir.save(model, source)
         rewritten = ir.from_proto(engine(engine_name)(source, request))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +29,7 @@ from qexport.layouts.triton.config import (
 )
 from qexport.layouts.triton.pbtxt import Message, text
 from qexport.pipeline import source_of
+from qexport.scratch import scratch_folder
 
 MAX_BATCH = 8
 """Most rows of one run, whether of one request or of several."""
@@ -123,7 +123,7 @@ def _settle_tokenizer(artifact: Artifact, folder: Path) -> tuple[str, dict[str, 
     Returns:
         Why not, where there can be none, and what was changed of the artifact's, by path in the repository.
     """
-    with tempfile.TemporaryDirectory() as beside:
+    with scratch_folder("triton") as beside:
         settled = Path(beside) / TOKENIZER
         if (artifact.path / TOKENIZER).is_file():
             shutil.copyfile(artifact.path / TOKENIZER, settled)
