@@ -546,12 +546,27 @@ def test_an_interrupt_that_a_compiled_module_turns_into_an_import_error(monkeypa
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_defect_is_not_dressed_up(monkeypatch):
+def test_a_fault_of_qexport_itself_is_one_line_and_no_failed_gate(monkeypatch):
     from qexport import pipeline
 
     monkeypatch.setattr(pipeline, "plan", lambda *_given, **_named: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        qexport("nodes", "model")
+    result = qexport("nodes", "model", code=70)
+    assert result.stdout == ""
+    assert "a fault of qexport itself, ZeroDivisionError: division by zero" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("std::bad_alloc"), RuntimeError("Failed to allocate memory")]
+)
+def test_memory_that_ran_out_is_one_line(monkeypatch, error):
+    from qexport import pipeline
+
+    def plan(*_given, **_named):
+        raise error
+
+    monkeypatch.setattr(pipeline, "plan", plan)
+    assert "memory ran out" in failure("nodes", "model")
 
 
 def start(*words, **named):

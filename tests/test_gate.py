@@ -496,7 +496,7 @@ def test_nothing_is_written_where_anything_is_wrong(gated, asked, spoiled, tmp_p
     plan = gated.plan({"perplexity": SAME})
     copy = shutil.copytree(gated.int8, tmp_path / "a" / "int8")
     (copy / "model.onnx").write_bytes((copy / "model.onnx").read_bytes()[:-1] + b"?")
-    broken = spoiled(lambda folder: (folder / "model.onnx").write_text("?"))
+    broken = spoiled(lambda folder: (folder / "model.onnx").write_text(""))
 
     def no_merges(folder):
         values = json.loads((folder / "tokenizer.json").read_text())
@@ -581,7 +581,7 @@ def test_a_base_that_cannot_be_used_is_one_line(gated, against, asked, spoiled, 
     altered = shutil.copytree(gated.int8, tmp_path / "a" / "int8")
     (altered / "model.onnx").write_bytes((altered / "model.onnx").read_bytes()[:-1] + b"?")
     refused("--against int8: .*altered since its manifest was written", against, plan, [gated.fp32, altered])
-    broken = spoiled(lambda folder: (folder / "model.onnx").write_text("?"))
+    broken = spoiled(lambda folder: (folder / "model.onnx").write_text(""))
     message = "int8: perplexity was not measured, so the base cannot be compared with"
     refused(message, against, plan, [gated.fp32, broken], error=UnsupportedHere)
 
