@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -135,8 +136,17 @@ TaskDataOption = Annotated[
 FewshotOption = Annotated[
     int | None, typer.Option("--num-fewshot", min=0, help="Examples ahead of each question; default each task's own.")
 ]
+
+
+def _positive(value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value:g} is no number of questions; give one above 0")
+    return value
+
+
 LimitOption = Annotated[
-    float | None, typer.Option("--limit", help="Questions of each task, or below one the part of them.")
+    float | None,
+    typer.Option("--limit", callback=_positive, help="Questions of each task, or below one the part of them."),
 ]
 ChatOption = Annotated[
     bool, typer.Option("--apply-chat-template", help="Put questions into the tokenizer's chat template.")
@@ -418,6 +428,8 @@ def compare(
             overwrite=overwrite,
         )
         _print_report(records, folder, as_json=as_json)
+        if all(record.skipped is not None for record in records):
+            _fail(f"{folder}: nothing was measured; the report has the reasons", EXIT_ERROR)
 
 
 @app.command(name="eval", context_settings={"token_normalize_func": _dashed})

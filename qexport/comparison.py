@@ -39,11 +39,14 @@ from qexport.pipeline import REFERENCE, Trust
 from qexport.recipes import Fp32, Recipe, TorchSchemes, recipe
 from qexport.record import Measurement, Published
 from qexport.report import check_report_folder, merge, write_report
+from qexport.scratch import claimed
 from qexport.selection import Selector, parse_selector
 
 if TYPE_CHECKING:
     from qexport.runtime import Provider
 
+_ARTIFACTS = "artifacts"
+"""The folder of kept artifacts in a report's folder."""
 LATENCY_ROUNDS = 3
 """Fresh processes per artifact where what is timed takes turns of fresh processes."""
 DEFAULT_METRICS = (
@@ -170,6 +173,29 @@ def compare(
         QExportError: see the errors of the parts; a row that this machine cannot run is skipped with its reason.
     """
     check_report_folder(folder, overwrite=overwrite or options.resume)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with claimed(Path(os.path.abspath(folder))):  # noqa: PTH100 (links stay links)
+        return _compare(
+            experiment,
+            folder,
+            evaluation=evaluation,
+            calibration=calibration,
+            tasks=tasks,
+            options=options,
+            overwrite=overwrite,
+        )
+
+
+def _compare(
+    experiment: Experiment,
+    folder: Path,
+    *,
+    evaluation: Text | None,
+    calibration: Text | None,
+    tasks: Sequence[str],
+    options: CompareOptions,
+    overwrite: bool,
+) -> list[Measurement]:
     resume.check_journal(folder, resume=options.resume, overwrite=overwrite)
     if tasks:
         require_tasks(tasks)
@@ -201,11 +227,21 @@ def compare(
         records = run.measured(wanted, calibration, work)
         progress.stage("writing the report", schedule.expected_s(schedule.REPORT))
         title = experiment.title + (f", stand-in ({options.stand_in})" if options.stand_in else "")
-        write_report(records, folder, title=title, overwrite=overwrite or options.resume)
+        kept = work if options.keep_artifacts else None
+        if options.resume and (folder / _ARTIFACTS).is_dir():
+            kept = _carried_over(folder / _ARTIFACTS, work, all_of_them=options.keep_artifacts)
+        write_report(records, folder, title=title, overwrite=overwrite or options.resume, artifacts=kept)
         journal.close()
-        if options.keep_artifacts:
-            work.rename(folder / "artifacts")
     return records
+
+
+def _carried_over(before: Path, work: Path, *, all_of_them: bool) -> Path:
+    """A folder with the artifacts that an earlier run kept, and with ``all_of_them`` those of this run too."""
+    place = work if all_of_them else work / f".{_ARTIFACTS}"
+    for artifact in before.iterdir():
+        if not (place / artifact.name).exists():
+            shutil.copytree(artifact, place / artifact.name)
+    return place
 
 
 def _metrics(experiment: Experiment, options: CompareOptions, tasks: Sequence[str]) -> tuple[str, ...]:

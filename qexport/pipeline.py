@@ -158,9 +158,36 @@ def plan(
     chosen = recipe(recipe_name).configured(options)
     if not chosen.takes_nodes:
         raise InputError(f"{chosen.name}: has no choice of nodes; choose int8-static or another recipe that has")
+    _refuse_choices_of_export(model, exporter, revision)
     with _fp32(model, _exporter(exporter, chosen), revision, trust) as parent:
         nodes = weight_nodes(ir.load(parent.onnx_path))
     return Plan(selection=_select(chosen, selector, nodes), nodes=nodes, recipe=chosen)
+
+
+def _refuse_choices_of_export(model: str, exporter: Exporter | None, revision: str | None) -> None:
+    """Refuse choices that came too late: an artifact was exported already.
+
+    Raises:
+        InputError: the model is an artifact, and not what the choices ask for.
+    """
+    if not _is_artifact(model):
+        return
+    if revision is not None:
+        raise InputError(f"{model}: an artifact has no revision {revision}; leave --revision out, or give the model")
+    made = load_artifact(Path(model)).manifest.exporter
+    if exporter is not None and exporter != made:
+        raise InputError(f"{model}: was exported by {made}, not by {exporter}; leave --exporter out, or give the model")
+
+
+def _keep_parent(model: str, folder: Path) -> None:
+    """Refuse an output that would replace the model that it is made from.
+
+    Raises:
+        InputError: it would.
+    """
+    parent, output = Path(model).resolve(), folder.resolve()
+    if parent.is_dir() and (output == parent or output in parent.parents):
+        raise InputError(f"{folder}: holds the model itself, which would be lost; choose another output")
 
 
 def _onnx_scheme(chosen: Recipe) -> OnnxSchemes:
@@ -219,6 +246,8 @@ def quantize(
         QExportError: see the errors of the parts.
     """
     chosen = recipe(recipe_name).configured(options)
+    _refuse_choices_of_export(model, exporter, revision)
+    _keep_parent(model, folder)
     check_output(folder, overwrite=overwrite)
     require_utf8(folder)
     if selector is not None and not chosen.takes_nodes:

@@ -140,6 +140,14 @@ def append_records(path: Path, records: Iterable[Measurement]) -> None:
         handle.writelines(record.model_dump_json(by_alias=True) + "\n" for record in records)
 
 
+def cut_off(path: Path) -> None:
+    """Remove the last line of a file of JSON lines where its end was never written: a kill or a full disk cut it."""
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        with path.open("r+b") as handle:
+            handle.truncate(content.rfind(b"\n") + 1)
+
+
 def read_records(path: Path) -> list[Measurement]:
     """Read JSON lines written by :func:`write_records`.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from qexport import __version__, cpu
 from qexport.errors import InputError, NotComparable
-from qexport.record import RECORDS_NAME, Measurement, append_records, read_records
+from qexport.record import RECORDS_NAME, Measurement, append_records, cut_off, read_records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +83,10 @@ class Journal:
         if not resume:
             self.close()
             return
+        if self._path.is_file():
+            cut_off(self._path)
         for path in (folder / RECORDS_NAME, self._path):
-            if path.is_file():
+            if path.is_file() and path.stat().st_size:
                 self._keep(read_records(path))
 
     @property

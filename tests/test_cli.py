@@ -617,3 +617,9 @@ def test_a_full_disk_is_one_line(art, tmp_path):
     assert (process.returncode, stdout) == (3, "")
     assert stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("limit", ["-1", "0", "nan", "inf"])
+def test_a_limit_that_is_no_number_of_questions(limit):
+    result = qexport("compare", "reference", "--tasks", "piqa", "--limit", limit, code=2)
+    assert "no number of questions" in result.stderr

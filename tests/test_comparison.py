@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,6 +223,53 @@ def test_a_comparison_that_was_cut_short_goes_on(experiment, tmp_path, monkeypat
     assert (again, asked[before:]) == (records, [])
     with pytest.raises(NotComparable, match=r"threads was 1, and is 2 .*--overwrite"):
         comparison.compare(changed, folder, options=replace(options, resume=True, threads=2))
+
+
+def sizes_of(experiment, *recipes):
+    """A comparison that measures files alone, and so takes a second."""
+    rows = tuple(Row(recipe=name) for name in recipes)
+    return experiment.model_copy(update={"rows": rows, "metrics": ("disk_bytes",)})
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_kept_artifacts_outlive_a_resumed_comparison(experiment, tmp_path, keep):
+    folder = tmp_path / "report"
+    comparison.compare(sizes_of(experiment, "fp32"), folder, options=CompareOptions(keep_artifacts=True))
+    assert [path.name for path in (folder / "artifacts").iterdir()] == ["fp32-fused"]
+    more = sizes_of(experiment, "fp32", "w8a16-rtn")
+    comparison.compare(more, folder, options=CompareOptions(keep_artifacts=keep, resume=True))
+    kept = {path.name for path in (folder / "artifacts").iterdir()}
+    assert "fp32-fused" in kept
+    assert any("w8a16" in name for name in kept) == keep
+    assert load_artifact(folder / "artifacts" / "fp32-fused", verify=True).manifest.recipe == "fp32"
+
+
+def test_a_journal_whose_last_line_was_cut_is_gone_on_with(experiment, tmp_path, monkeypatch):
+    folder = tmp_path / "report"
+    whole = sizes_of(experiment, "fp32", "w8a16-rtn")
+    with monkeypatch.context() as patched:
+        patched.setattr(comparison, "write_report", lambda *_given, **_named: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            comparison.compare(whole, folder)
+    journal = tmp_path / "report.partial.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-20])
+    records = comparison.compare(whole, folder, options=CompareOptions(resume=True))
+    assert [record.row for record in records] == ["fp32", "w8a16-rtn (all)"]
+    assert not journal.exists()
+
+
+def test_a_second_comparison_on_one_output_is_refused_at_the_start(experiment, tmp_path, monkeypatch):
+    folder = tmp_path / "report"
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom qexport.scratch import claimed\n"
+        "with claimed(Path(sys.argv[1])):\n    print('here', flush=True)\n    time.sleep(60)\n"
+    )
+    monkeypatch.setattr(pipeline, "locate", lambda *_given: pytest.fail("work was begun"))
+    with subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "here\n"
+        with pytest.raises(InputError, match=rf"process {other.pid} on .* writes it now"):
+            comparison.compare(experiment, folder)
+        other.kill()
 
 
 def test_what_is_timed_is_timed_for_all_rows_together(experiment, tmp_path, monkeypatch):

@@ -117,3 +117,29 @@ def test_an_artifact_can_be_made_in_the_place_of_its_parent(fp32, tmp_path):
     )
     assert load_artifact(made.path, verify=True).manifest.recipe == "int8-dynamic"
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+# Choices that come too late, and outputs that hold the model
+
+
+@pytest.mark.parametrize("choice", [{"exporter": "optimum"}, {"revision": "v9"}])
+@pytest.mark.parametrize("verb", ["quantize", "plan"])
+def test_an_artifact_is_not_exported_again(fp32, tmp_path, choice, verb):
+    model = str(fp32("gpt2").path)
+    with pytest.raises(InputError, match=r"leave --(exporter|revision) out"):
+        if verb == "plan":
+            pipeline.plan(model, **choice)
+        else:
+            pipeline.quantize(model, tmp_path / "out", recipe_name="w8a16-rtn", **choice)
+
+
+def test_the_exporter_that_made_it_may_be_named(fp32):
+    assert pipeline.plan(str(fp32("gpt2").path), exporter="fused").nodes
+
+
+def test_a_model_is_not_replaced_by_its_child(fp32, tmp_path):
+    folder = shutil.copytree(fp32("gpt2").path, tmp_path / "models" / "a")
+    for output in (folder, folder / "..", tmp_path / "models" / "b" / ".." / "a"):
+        with pytest.raises(InputError, match="holds the model itself"):
+            pipeline.quantize(str(folder), output, recipe_name="w8a16-rtn", overwrite=True)
+    assert load_artifact(folder, verify=True).manifest.recipe == "fp32"

@@ -25,7 +25,14 @@ def check_report_folder(folder: Path, *, overwrite: bool) -> None:
     check_replaceable(folder, f"a report, it has no {RECORDS_NAME}", is_ours=ours, overwrite=overwrite)
 
 
-def write_report(records: Sequence[Measurement], folder: Path, *, title: str, overwrite: bool = False) -> None:
+def write_report(
+    records: Sequence[Measurement],
+    folder: Path,
+    *,
+    title: str,
+    overwrite: bool = False,
+    artifacts: Path | None = None,
+) -> None:
     """Write ``report.md``, ``report.html``, the charts as PNG and SVG, and ``records.jsonl``.
 
     Everything is written to a hidden folder beside ``folder``, which one rename puts in place at the end.
@@ -35,6 +42,7 @@ def write_report(records: Sequence[Measurement], folder: Path, *, title: str, ov
         folder: the report's folder.
         title: of the report.
         overwrite: replace the report that is there.
+        artifacts: a folder on the same disk that becomes ``artifacts`` of the report's, in the same step.
 
     Raises:
         InputError: see :func:`check_report_folder`, or there are no records.
@@ -57,3 +65,5 @@ def write_report(records: Sequence[Measurement], folder: Path, *, title: str, ov
         (beside / "report.md").write_text(markdown.markdown(table, title=title, charts=drawn), encoding="utf-8")
         (beside / "report.html").write_text(html.page(table, title=title, charts=drawn), encoding="utf-8")
         write_records(beside / RECORDS_NAME, records)
+        if artifacts is not None:
+            artifacts.rename(beside / "artifacts")
