@@ -920,7 +920,8 @@ def _set_up_stderr(*, quiet: bool, verbose: bool) -> None:
             bars = progress_bars.Bars(_console(stderr=True))
             progress.install(bars.task, bars.stage)
         else:
-            progress.install(announcer=progress_bars.Lines(_console(stderr=True)).stage)
+            lines = progress_bars.Lines(_console(stderr=True))
+            progress.install(lines.task, lines.stage)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _EVERY_S = 10.0
 """Between two lines of :class:`Lines`."""
+_LONG_S = 20.0
+"""A task that takes longer is announced where no stages are."""
 
 
 class Bars:
@@ -53,15 +56,47 @@ class Bars:
 
 
 class Lines:
-    """A plain line for each stage, none sooner than :data:`_EVERY_S` after the one before."""
+    """Plain lines for a log: one for each stage, and where nothing announces stages one for each task that takes long.
+
+    None comes sooner than :data:`_EVERY_S` after the one before.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._shown_s = -_EVERY_S
+        self._staged = False
 
     def stage(self, description: str, left_s: float) -> None:
         """One line, or nothing so soon after the last."""
+        self._staged = True
+        self._line(f"{description}: {left(left_s)}")
+
+    @contextlib.contextmanager
+    def task(self, description: str, total: int | None) -> Iterator[Advance]:
+        """A line once the task has taken :data:`_LONG_S`, and lines with the steps done after that."""
+        done = 0
+
+        def show() -> None:
+            if not self._staged:
+                self._line(f"{description}, {done} of {total}" if total is not None and done else description)
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            if time.perf_counter() - start >= _LONG_S:
+                show()
+
+        start = time.perf_counter()
+        timer = threading.Timer(_LONG_S, show)  # a task may advance late, or never
+        timer.daemon = True
+        timer.start()
+        try:
+            yield advance
+        finally:
+            timer.cancel()
+
+    def _line(self, text: str) -> None:
         now = time.perf_counter()
         if now - self._shown_s >= _EVERY_S:
             self._shown_s = now
-            self._console.print(f"{description}: {left(left_s)}")
+            self._console.print(text)

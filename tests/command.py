@@ -17,7 +17,7 @@ def qexport(*words, code=0):
 
 def failure(*words):
     """The one line that a command says when it fails with exit code 3, and nothing on stdout."""
-    result = qexport(*words, code=3)
+    result = qexport("--quiet", *words, code=3)
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("qexport: ")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 from rich.console import Console
@@ -50,6 +51,28 @@ def test_stages_are_lines_that_do_not_come_too_often(clock):
         "row 1 of 23: about 3.3 minutes left",
         "row 1 of 23: less than half a minute left",
     ]
+
+
+def test_a_long_task_is_a_line_where_nothing_announces_stages(monkeypatch):
+    """Also one that never advances, such as a quantization by a library."""
+    monkeypatch.setattr(progress_bars, "_LONG_S", 0.05)
+    monkeypatch.setattr(progress_bars, "_EVERY_S", 0.05)
+    written = io.StringIO()
+    lines = progress_bars.Lines(Console(file=written, width=200))
+    progress.install(lines.task, lines.stage)
+    with progress.task("short"):
+        pass
+    with progress.task("quantizing int8-static"):
+        time.sleep(0.2)
+    with progress.task("calibrating", total=3) as advance:
+        for _ in range(3):
+            time.sleep(0.1)
+            advance()
+    progress.install()
+    said = written.getvalue().splitlines()
+    assert said[0] == "quantizing int8-static"
+    assert said[-1] == "calibrating, 3 of 3"
+    assert "short" not in said
 
 
 def test_an_interval_of_the_median_drops_values_at_both_ends_once_there_are_enough():
