@@ -409,7 +409,6 @@ def test_eval_leaves_what_is_not_said_to_lm_evals_defaults(planned):
         (("--tasks", "arc_esy"), "arc_esy: no such task here; did you mean arc_easy"),
         (("--tasks", "piqa,arc_easy,piqa"), "piqa: is there twice; leave one out"),
         (("--tasks", "piqa,"), "no such task"),
-        (("--limit", "0"), "--limit 0"),
         (("--batch-size", "x"), "--batch-size x: neither auto nor a number above zero; correct it"),
         (("--batch_size", "0"), "--batch-size 0: neither auto nor a number above zero; correct it"),
         (("--gen-kwargs", "max_gen_toks"), "--gen-kwargs max_gen_toks: 'max_gen_toks' is not KEY=VALUE"),
@@ -620,6 +619,7 @@ def test_a_full_disk_is_one_line(art, tmp_path):
 
 
 @pytest.mark.parametrize("limit", ["-1", "0", "nan", "inf"])
-def test_a_limit_that_is_no_number_of_questions(limit):
-    result = qexport("compare", "reference", "--tasks", "piqa", "--limit", limit, code=2)
+@pytest.mark.parametrize("command", ["compare", "eval"])
+def test_a_limit_that_is_no_number_of_questions(command, limit):
+    result = qexport(command, "reference", "--tasks", "piqa", "--limit", limit, code=2)
     assert "no number of questions" in result.stderr
