@@ -8,9 +8,9 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,8 +18,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from qexport.serving.body import Bodies, most_bytes, most_values
 from qexport.serving.chat import ChatTemplate, TemplateRefused
-from qexport.serving.protocol import ChatRequest, CompletionRequest, Refused, parse
+from qexport.serving.lanes import Lanes
+from qexport.serving.protocol import ChatRequest, CompletionRequest, Refused, parse, require_few
+from qexport.serving.strict_json import cut, has_more_values
 from qexport.serving.tokens import TextStream, Tokens
 from qexport.serving.worker import Busy, Worker
 from qexport.serving.writing import Finish, Limits, Prompt, Token
@@ -28,16 +31,18 @@ if TYPE_CHECKING:
     from qexport.artifact import Artifact
     from qexport.runtime import Session
 
-BODY_BYTES = 8 * 2**20
-"""Longest body that is read."""
-PROMPTS = 64
-"""Most prompts of one request."""
 _NEW_TOKENS = 16
 """Of a completion that names no number, as OpenAI has it; of a chat, all that the context has room for."""
+_TOO_LONG = "context_length_exceeded"
 _CLIENT_GONE = 499
 _RETRY_S = "1"
+_REASON_CHARACTERS = 300
+"""Of an error's own words, which may repeat a part of the request."""
 
 _log = logging.getLogger(__name__)
+
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,21 +89,33 @@ class _Answer:
 def build_app(served: Served) -> Starlette:
     """The application over an artifact that is loaded."""
     paths = _Paths(served)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v1/completions", paths.completions, methods=["POST"]),
             Route("/v1/chat/completions", paths.chat, methods=["POST"]),
             Route("/v1/models", paths.models),
             Route("/health", paths.health),
         ],
-        exception_handlers={Refused: _refused, HTTPException: _http_error, Exception: _failed},
+        exception_handlers={
+            Refused: _refused,
+            Busy: _busy,
+            HTTPException: _http_error,
+            ClientDisconnect: _gone,
+            Exception: _failed,
+        },
     )
+    app.router.redirect_slashes = False  # a redirect would be made of the client's own Host header
+    return app
 
 
 class _Paths:
     def __init__(self, served: Served) -> None:
         self._served = served
         self._started = int(time.time())
+        self._most_values = most_values(served.limits.context)
+        self._bodies = Bodies(most_bytes(served.limits.context))
+        self._lanes = Lanes()
+        self._most_characters = served.tokens.most_characters(served.limits.context)
 
     async def models(self, _: Request) -> Response:
         """The one model, in OpenAI's form."""
@@ -127,32 +144,73 @@ class _Paths:
 
     async def completions(self, request: Request) -> Response:
         """Continue one or many prompts."""
-        asked = parse(CompletionRequest, await _body(request))
-        self._require_model(asked.model)
-        prompts = [
-            self._served.tokens.encode(prompt) if isinstance(prompt, str) else tuple(prompt) for prompt in asked.prompts
-        ]
+        asked, prompts = await self._read(request, self._completion)
         new_tokens = self._room(prompts, asked.max_tokens, otherwise=_NEW_TOKENS)
         return await self._answer(request, asked, _Completion(self._served.model, asked, prompts), new_tokens)
 
     async def chat(self, request: Request) -> Response:
         """Continue a conversation by the tokenizer's template."""
-        asked = parse(ChatRequest, await _body(request))
+        asked, prompts = await self._read(request, self._conversation)
+        new_tokens = self._room(prompts, asked.most, otherwise=self._served.limits.context)
+        return await self._answer(request, asked, _Chat(self._served.model, asked, prompts), new_tokens)
+
+    async def _read(self, request: Request, of: Callable[[bytes], _Result]) -> _Result:
+        """Read a request off the event loop, but not for a client that has gone away."""
+        async with self._bodies.reading(request) as body:
+
+            def read() -> _Result:
+                if has_more_values(body, self._most_values):
+                    raise Refused(f"the body has more than {self._most_values} values; send less", status=413)
+                return of(body)
+
+            return await _unless_gone(request, self._lanes.run(read, body_bytes=len(body)))
+
+    def _completion(self, body: bytes) -> tuple[CompletionRequest, list[Prompt]]:
+        asked = parse(CompletionRequest, body)
+        self._require_model(asked.model)
+        require_few(len(asked.prompts))
+        self._require_room(1, asked.max_tokens)
+        texts = [prompt for prompt in asked.prompts if isinstance(prompt, str)]
+        for text in texts:  # all before any is tokenized
+            self._require_short(text)
+        return asked, [
+            self._served.tokens.encode(prompt) if isinstance(prompt, str) else tuple(prompt) for prompt in asked.prompts
+        ]
+
+    def _conversation(self, body: bytes) -> tuple[ChatRequest, list[Prompt]]:
+        asked = parse(ChatRequest, body)
         self._require_model(asked.model)
         if self._served.template is None:
             raise Refused("this tokenizer has no chat template; use /v1/completions", field="messages")
+        self._require_room(1, asked.most)
+        if len(asked.messages) > self._served.limits.context:
+            raise Refused(
+                f"messages: {len(asked.messages)} messages are more than the {self._served.limits.context} tokens of the "
+                "model's context; leave the oldest out",
+                field="messages",
+                code=_TOO_LONG,
+            )
         try:
             text = self._served.template.render(asked.plain)
         except TemplateRefused as error:
-            raise Refused(f"messages: the chat template refuses them ({error})", field="messages") from error
-        prompts = [self._served.tokens.encode(text, special=False)]
-        new_tokens = self._room(prompts, asked.most, otherwise=self._served.limits.context)
-        return await self._answer(request, asked, _Chat(self._served.model, asked, prompts), new_tokens)
+            reason = cut(str(error), _REASON_CHARACTERS)
+            raise Refused(f"messages: the chat template refuses them ({reason})", field="messages") from error
+        self._require_short(text)
+        return asked, [self._served.tokens.encode(text, special=False)]
+
+    def _require_short(self, text: str) -> None:
+        """Refuse a text that cannot fit before it is tokenized, which may take seconds for each megabyte."""
+        if self._most_characters is not None and len(text) > self._most_characters:
+            raise Refused(
+                f"{len(text)} characters of prompt are more than the model's context of {self._served.limits.context} "
+                f"tokens can hold, which is {self._most_characters} at most; shorten the prompt",
+                code=_TOO_LONG,
+            )
 
     def _require_model(self, name: str) -> None:
         if name != self._served.model:
             raise Refused(
-                f"model {name!r} is not served here; ask for {self._served.model!r}",
+                f"model {cut(name)!r} is not served here; ask for {self._served.model!r}",
                 status=404,
                 field="model",
                 code="model_not_found",
@@ -165,25 +223,30 @@ class _Paths:
             Refused: there is no prompt or too many, one is empty or has a token that the model has not, or the longest does
                 not leave the room.
         """
-        limits = self._served.limits
-        if not 1 <= len(prompts) <= PROMPTS:
-            raise Refused(f"prompt: {len(prompts)} prompts; give 1 to {PROMPTS} in one request", field="prompt")
+        require_few(len(prompts))
+        longest = max(map(len, prompts))
+        room = self._require_room(longest, asked)
         for prompt in prompts:
             if not prompt:
                 raise Refused("prompt: it has no tokens; give at least one", field="prompt")
-            if wrong := [token for token in prompt if not 0 <= token < limits.vocabulary]:
+            if wrong := [token for token in prompt if not 0 <= token < self._served.limits.vocabulary]:
                 raise Refused(
-                    f"prompt: token {wrong[0]} is none of the {limits.vocabulary} of the model", field="prompt"
+                    f"prompt: token {cut(str(wrong[0]))} is none of the {self._served.limits.vocabulary} of the model",
+                    field="prompt",
                 )
-        longest = max(map(len, prompts))
-        room = limits.context - longest
+        return min(otherwise, room) if asked is None else asked
+
+    def _require_room(self, longest: int, asked: int | None) -> int:
+        """What the context has room for behind its longest prompt."""
+        context = self._served.limits.context
+        room = context - longest
         if room < (asked or 1):
             raise Refused(
                 f"{longest} tokens of prompt and {asked or 1} new ones are {longest + (asked or 1)}, and the model's "
-                f"context has {limits.context}; shorten the prompt" + (" or lower max_tokens" if room > 0 else ""),
-                code="context_length_exceeded",
+                f"context has {context}; shorten the prompt" + (" or lower max_tokens" if room > 0 else ""),
+                code=_TOO_LONG,
             )
-        return min(otherwise, room) if asked is None else asked
+        return room
 
     async def _answer(
         self, request: Request, asked: CompletionRequest | ChatRequest, form: _Completion | _Chat, new_tokens: int
@@ -192,7 +255,11 @@ class _Paths:
         if not asked.stream:
             return await _unless_gone(request, _whole(form, pieces))
         # The first piece ahead of the response: what goes wrong until then has a status of its own.
-        first = await anext(pieces)
+        try:
+            first = await _unless_gone(request, anext(pieces))
+        except BaseException:
+            await pieces.aclose()
+            raise
         return StreamingResponse(_events(form, first, pieces), media_type="text/event-stream")
 
     async def _pieces(self, prompts: Sequence[Prompt], new_tokens: int) -> AsyncGenerator[list[Piece], None]:
@@ -205,14 +272,9 @@ class _Paths:
             text = streams[token.row].push(written, last=token.finish is not None)
             return Piece(row=token.row, text=text, ids=(token.id,), finish=token.finish)
 
-        try:
-            async with contextlib.aclosing(self._served.worker.write(prompts, new_tokens=new_tokens)) as steps:
-                async for step in steps:
-                    yield [piece(token) for token in step]
-        except Busy as error:
-            raise Refused(
-                f"{self._served.worker.requests} requests wait already; ask again later", status=503, code="busy"
-            ) from error
+        async with contextlib.aclosing(self._served.worker.write(prompts, new_tokens=new_tokens)) as steps:
+            async for step in steps:
+                yield [piece(token) for token in step]
 
 
 class _Form:
@@ -331,23 +393,12 @@ def _event(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
-async def _body(request: Request) -> bytes:
-    """The body, as far as it may be long.
+async def _unless_gone(request: Request, work: Awaitable[_Result]) -> _Result:
+    """Do the work, but stop where the client goes away.
 
     Raises:
-        Refused: it is longer.
+        ClientDisconnect: it has gone.
     """
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > BODY_BYTES:
-            raise Refused(f"the body has more than {BODY_BYTES} bytes; send less", status=413)
-        parts.append(part)
-    return b"".join(parts)
-
-
-async def _unless_gone(request: Request, work: Awaitable[Response]) -> Response:
-    """Do the work, but stop where the client goes away."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -358,7 +409,7 @@ async def _unless_gone(request: Request, work: Awaitable[Response]) -> Response:
         await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
-        return Response(status_code=_CLIENT_GONE)
+        raise ClientDisconnect
     finally:
         for task in (working, waiting):
             task.cancel()
@@ -372,13 +423,22 @@ async def _refused(_: Request, error: Exception) -> Response:
     return JSONResponse(error.body, error.status, headers)
 
 
+async def _busy(request: Request, _: Exception) -> Response:
+    return await _refused(request, Refused("too many requests wait already; ask again later", status=503, code="busy"))
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path}: {error.detail}"
+    # From the scope: request.url is made with the client's Host header, which may be no host.
+    message = f"{cut(request.method)} {cut(request.scope['path'])}: {error.detail}"
     return JSONResponse(Refused(message, status=error.status_code).body, error.status_code, error.headers)
 
 
+async def _gone(request: Request, _: Exception) -> Response:
+    _log.info("%s has gone before its answer", request.scope["client"])
+    return Response(status_code=_CLIENT_GONE)
+
+
 async def _failed(_: Request, error: Exception) -> Response:
-    if isinstance(error, ClientDisconnect):
-        return Response(status_code=_CLIENT_GONE)
-    return JSONResponse(Refused(" ".join(str(error).split()) or type(error).__name__, status=500).body, 500)
+    reason = cut(" ".join(str(error).split()), _REASON_CHARACTERS) or type(error).__name__
+    return JSONResponse(Refused(reason, status=500).body, 500)

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from qexport.errors import near_names
+from qexport.serving.strict_json import cut, loads, shown
+
+PROMPTS = 64
+"""Most prompts of one request."""
+_MOST_NEW_TOKENS = 2**31 - 1
+"""Beyond every context, and short enough to be repeated."""
 
 _GREEDY = "text is generated greedily here"
 _ONLY: Mapping[str, tuple[tuple[object, ...], str]] = {
@@ -58,6 +64,29 @@ class _Form(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def require_few(prompts: int) -> None:
+    """One request has at least one prompt, and few.
+
+    Raises:
+        Refused: it has none or too many.
+    """
+    if not 1 <= prompts <= PROMPTS:
+        raise Refused(f"prompt: {prompts} prompts; give 1 to {PROMPTS} in one request", field="prompt")
+
+
+def _few(given: object) -> object:
+    """Count prompts before each is looked at."""
+    if isinstance(given, list) and given and not isinstance(given[0], int):
+        require_few(len(given))
+    return given
+
+
+# At the first wrong entry reading ends: pydantic would make an error of each in a million.
+_Ids = Annotated[list[int], Field(fail_fast=True)]
+_Texts = Annotated[list[str], Field(fail_fast=True)]
+_NewTokens = Annotated[int, Field(ge=1, le=_MOST_NEW_TOKENS)]
+
+
 class StreamOptions(_Form):
     include_usage: bool = False
     include_obfuscation: Literal[False] = False
@@ -72,8 +101,8 @@ class _Request(_Form):
 
 
 class CompletionRequest(_Request):
-    prompt: str | list[int] | list[str] | list[list[int]]
-    max_tokens: int | None = Field(default=None, ge=1)
+    prompt: Annotated[str | _Ids | _Texts | Annotated[list[_Ids], Field(fail_fast=True)], BeforeValidator(_few)]
+    max_tokens: _NewTokens | None = None
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -91,14 +120,14 @@ class _Part(_Form):
 
 class _Message(_Form):
     role: str
-    content: str | list[_Part]
+    content: str | Annotated[list[_Part], Field(fail_fast=True)]
     name: str | None = None
 
 
 class ChatRequest(_Request):
-    messages: list[_Message] = Field(min_length=1)
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    messages: Annotated[list[_Message], Field(min_length=1, fail_fast=True)]
+    max_tokens: _NewTokens | None = None
+    max_completion_tokens: _NewTokens | None = None
 
     @property
     def most(self) -> int | None:
@@ -130,7 +159,7 @@ def parse(kind: type[_Kind], body: bytes) -> _Kind:
         Refused: it is no JSON, lacks a field, or asks for what is not served.
     """
     try:
-        given = json.loads(body)
+        given = loads(body)
     except ValueError as error:
         raise Refused(f"the body is not JSON ({error})") from error
     if not isinstance(given, dict):
@@ -146,15 +175,16 @@ def parse(kind: type[_Kind], body: bytes) -> _Kind:
         # False is 0 to Python and not to a client: `logprobs: 0` asks for some.
         if not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in allowed):
             instead = f"give {json.dumps(allowed[0])}, or leave it out" if allowed else "leave it out"
-            raise Refused(f"{name} {json.dumps(value)} is not served: {reason}; {instead}", field=name)
+            raise Refused(f"{name} {shown(value)} is not served: {reason}; {instead}", field=name)
     if unknown := [name for name in asked if name not in kind.model_fields]:
         known = [*kind.model_fields, *_ONLY, *_WITHOUT_EFFECT]
-        raise Refused(f"{unknown[0]} is not known here; {near_names(unknown[0], known)}", field=unknown[0])
+        name = cut(unknown[0])
+        raise Refused(f"{name} is not known here; {near_names(name, known)}", field=name)
     try:
         # Null is what clients send for a field that was not given.
         return kind.model_validate({name: value for name, value in asked.items() if value is not None})
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = str(first["loc"][0])
         said = "must be a string, a list of ids, or a list of strings or of lists of ids" if place == "prompt" else ""
         raise Refused(f"{place}: {said or first['msg']}", field=place) from error

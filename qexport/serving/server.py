@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qexport.artifact import load_artifact, require_named
+from qexport.artifact import require_named
 from qexport.errors import InputError, UnsupportedHere
+from qexport.graph import load_verified
 from qexport.runtime import open_session
 from qexport.serving.chat import load_template
 from qexport.serving.tokens import Tokens
@@ -18,6 +20,8 @@ from qexport.serving.writing import Writer, read_limits
 from qexport.twins import require_onnx
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from qexport.runtime import Provider
     from qexport.serving.app import Served
 
@@ -62,20 +66,10 @@ def serve(
     _require_libraries()
     import uvicorn
 
-    from qexport.serving.app import build_app
-
     listening = _listen(host, port)
     try:
         served = load(path, provider=provider, threads=threads)
-        config = uvicorn.Config(
-            build_app(served),
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=_GRACE_S,
-        )
+        config = configure(served)
         bound, actual = listening.getsockname()[:2]
         ready(served, f"http://{f'[{bound}]' if ':' in bound else bound}:{actual}")
         try:
@@ -88,12 +82,31 @@ def serve(
         listening.close()
 
 
+def configure(served: Served) -> uvicorn.Config:
+    """Settings of uvicorn for what is served."""
+    import uvicorn
+
+    from qexport.serving.app import build_app
+    from qexport.serving.connection import Connection, is_news
+
+    logging.getLogger("uvicorn.error").addFilter(is_news)
+    return uvicorn.Config(
+        build_app(served),
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+
+
 def load(path: Path, *, provider: Provider, threads: int | None) -> Served:
     """An artifact that has been checked and has generated a token; see :func:`serve` for the errors."""
     _require_libraries()
     from qexport.serving.app import Served
 
-    artifact = load_artifact(path, verify=True)
+    artifact = load_verified(path)
     require_onnx(artifact, "to serve")
     require_named(artifact, _READ)  # a file laid beside would decide what is answered
     tokens = Tokens(path)

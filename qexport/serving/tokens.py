@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qexport.errors import ContractError, InputError
+from qexport.serving.prompt_bound import most_characters
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -111,7 +112,9 @@ class Tokens:
 
     def encode(self, text: str, *, special: bool = True) -> tuple[int, ...]:
         """The ids of a text, with the special tokens that the tokenizer puts around it unless ``special`` is off."""
-        return tuple(self._tokenizer.encode(text, add_special_tokens=special).ids)
+        # Of the two, only the call for a batch lets other threads of Python run meanwhile.
+        (found,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=special)
+        return tuple(found.ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""
@@ -120,6 +123,10 @@ class Tokens:
     def is_byte(self, token: int) -> bool:
         """Whether a token stands for one byte, which with its neighbours may make a character."""
         return _BYTE.fullmatch(self._tokenizer.id_to_token(token) or "") is not None
+
+    def most_characters(self, context: int) -> int | None:
+        """See :func:`qexport.serving.prompt_bound.most_characters`."""
+        return most_characters(json.loads(self._tokenizer.to_str()), context)
 
     def _add_tokens(self, file: Path) -> None:
         """Add what the settings name and the file does not have, or has with other flags."""

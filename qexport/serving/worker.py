@@ -26,6 +26,8 @@ class Worker:
         self._writer = writer
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="qexport-serve")
         self._requests = 0
+        self._counting = threading.Lock()
+        self._probing: asyncio.Task[None] | None = None
         self.failure = ""
         """What went wrong in the last request that ended; empty after one that went well."""
 
@@ -41,13 +43,18 @@ class Worker:
     async def healthy(self) -> bool:
         """Whether a token can be had: an idle model generates one, a busy one goes by its last request."""
         if self._requests == 0:
-            try:
-                await asyncio.wrap_future(self._thread.submit(lambda: next(self._writer.write([_PROBE], new_tokens=1))))
-            except Exception as error:  # noqa: BLE001 (whatever it is, it is told)
-                self.failure = _one_line(error)
-            else:
-                self.failure = ""
+            if self._probing is None or self._probing.done():
+                self._probing = asyncio.create_task(self._probe())
+            await asyncio.shield(self._probing)  # one token answers all who ask meanwhile, and one may leave
         return not self.failure
+
+    async def _probe(self) -> None:
+        try:
+            await asyncio.wrap_future(self._thread.submit(lambda: next(self._writer.write([_PROBE], new_tokens=1))))
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is told)
+            self.failure = _one_line(error)
+        else:
+            self.failure = ""
 
     async def write(self, prompts: Sequence[Prompt], *, new_tokens: int) -> AsyncGenerator[list[Token], None]:
         """See :meth:`Writer.write`; the model stops where the iterator is closed.
@@ -66,18 +73,20 @@ class Worker:
                 loop.call_soon_threadsafe(arrived.put_nowait, item)
 
         def work() -> None:
+            last: Exception | None = None
             try:
                 steps = self._writer.write(prompts, new_tokens=new_tokens)
                 while not unwanted.is_set() and (tokens := next(steps, None)) is not None:
                     hand_over(tokens)
             except Exception as error:  # noqa: BLE001 (raised where it is waited for)
-                hand_over(error)
-            else:
-                hand_over(None)
+                last = error
+            # Counted until the model is done with it, and not until a slow client has read its answer.
+            self._count(-1)
+            hand_over(last)
 
-        self._requests += 1
+        self._count(1)
+        future = self._thread.submit(work)
         try:
-            self._thread.submit(work)
             while (item := await arrived.get()) is not None:
                 if isinstance(item, Exception):
                     self.failure = _one_line(item)
@@ -86,7 +95,12 @@ class Worker:
             self.failure = ""
         finally:
             unwanted.set()
-            self._requests -= 1
+            if future.cancel():
+                self._count(-1)
+
+    def _count(self, by: int) -> None:
+        with self._counting:
+            self._requests += by
 
     def close(self) -> None:
         """Wait for the step that runs; what waits is dropped."""

@@ -31,6 +31,12 @@ class Client:
     def connection(self):
         return HTTPConnection("127.0.0.1", self.port, timeout=60)
 
+    def exchange(self, sent, *, timeout_s=30):
+        """Send bytes, and all replies until the server closes."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s) as connection:
+            connection.sendall(sent)
+            return replies(connection)
+
     def get(self, path):
         return self._ask("GET", path, None)
 
@@ -60,14 +66,29 @@ class Client:
             return Reply(reply.status, json.loads(reply.read()), dict(reply.headers))
 
 
+def replies(connection):
+    """What a connection still brings, until its other end closes it."""
+    received = b""
+    while part := connection.recv(2**16):
+        received += part
+    found = []
+    while received:
+        head, _, rest = received.partition(b"\r\n\r\n")
+        first, *lines = head.decode().split("\r\n")
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+        body, received = rest[: int(headers["content-length"])], rest[int(headers["content-length"]) :]
+        found.append(Reply(int(first.split()[1]), json.loads(body), headers))
+    return found
+
+
 @contextlib.contextmanager
 def listening(served):
     """A client of what is served."""
     import uvicorn
 
-    from qexport.serving.app import build_app
+    from qexport.serving.server import configure
 
-    server = uvicorn.Server(uvicorn.Config(build_app(served), lifespan="off", log_config=None, access_log=False))
+    server = uvicorn.Server(configure(served))
     with socket.create_server(("127.0.0.1", 0)) as place:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
         thread.start()

@@ -18,7 +18,7 @@ from qexport import pipeline
 from qexport.artifact import MANIFEST_NAME, load_artifact
 from qexport.errors import ContractError, InputError, UnsupportedHere
 from qexport.runtime import ProviderUnavailable
-from qexport.serving import app, server
+from qexport.serving import server
 from qexport.serving.chat import ChatTemplate
 from qexport.serving.worker import Worker
 from tests.serving.conftest import listening
@@ -121,7 +121,7 @@ def test_an_error_of_a_stream_that_has_not_begun_has_its_own_status(llama):
 
 def test_a_body_that_is_too_long_is_refused(llama):
     _, client = llama
-    assert client.post("/v1/completions", b"x" * (app.BODY_BYTES + 1)).status == 413
+    assert client.post("/v1/completions", b"x" * (2**20 + 1)).status == 413
 
 
 def test_other_paths_and_methods_are_refused_in_the_same_form(llama):
