@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from qexport.hub import PushReport
     from qexport.inputs.text import Text
     from qexport.pipeline import Plan, Trust
+    from qexport.recipes import Recipe
     from qexport.record import Measurement
     from qexport.selection import Selector
     from qexport.serving.app import Served
@@ -117,6 +118,10 @@ ComputeOption = Annotated[
 ]
 HeadBitsOption = Annotated[
     int | None, typer.Option("--head-bits", help="4 bit: other bits for the output head and a table tied to it.")
+]
+DoubleQuantOption = Annotated[
+    bool | None,
+    typer.Option("--double-quant/--no-double-quant", help="bnb-nf4, bnb-fp4: whether the scales are quantized too."),
 ]
 ActivationsOption = Annotated[
     Literal["static", "none"] | None,
@@ -213,6 +218,11 @@ def export(
         _print_artifact(artifact, as_json=as_json)
 
 
+def _options(recipe: Recipe) -> list[str]:
+    """The options of a recipe, as the command line calls them."""
+    return ["weights" if name == "grid" else name for name in recipe.scheme.OPTIONS]
+
+
 @app.command()
 def recipes(as_json: JsonOption = False) -> None:
     """List the recipes, what each is, and its options."""
@@ -220,7 +230,7 @@ def recipes(as_json: JsonOption = False) -> None:
         from qexport.recipes import RECIPES
 
         rows = [
-            {"name": each.name, "summary": each.summary, "nodes": each.nodes, "options": list(each.scheme.OPTIONS)}
+            {"name": each.name, "summary": each.summary, "nodes": each.nodes, "options": _options(each)}
             for each in RECIPES.values()
         ]
         if as_json:
@@ -232,7 +242,7 @@ def recipes(as_json: JsonOption = False) -> None:
         for heading in ("recipe", "what it is", "options"):
             table.add_column(heading, overflow="fold")
         for each in RECIPES.values():
-            table.add_row(each.name, each.summary, ", ".join(each.scheme.OPTIONS).replace("_", "-"))
+            table.add_row(each.name, each.summary, ", ".join(_options(each)).replace("_", "-"))
         _console(stderr=False).print(table)
 
 
@@ -283,6 +293,7 @@ def quantize(
     compute: ComputeOption = None,
     head_bits: HeadBitsOption = None,
     activations: ActivationsOption = None,
+    double_quant: DoubleQuantOption = None,
     text: Annotated[
         Path | None, typer.Option("--text", metavar="FILE", help="Calibration text: txt, jsonl or a JSON list.")
     ] = None,
@@ -317,6 +328,7 @@ def quantize(
                 compute=compute,
                 head_bits=head_bits,
                 activations=activations,
+                double_quant=double_quant,
             ),
             text=_text(text, dataset, "--text", "--dataset"),
             exporter=exporter,
@@ -982,6 +994,13 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+_LONGEST_WORD = 400
+"""Of a message: somebody's name of two megabytes would hide what is said of it."""
+
+
 def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"qexport: {' '.join(message.split())}", err=True)
+    from qexport.inputs.shown import shown
+
+    words = (word if len(word) <= _LONGEST_WORD else f"{word[:100]}..." for word in message.split())
+    typer.echo(f"qexport: {shown(' '.join(words))}", err=True)
     raise typer.Exit(code)

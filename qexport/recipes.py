@@ -149,5 +149,8 @@ def recipe(name: str) -> Recipe:
         InputError: there is none; the message has the near names.
     """
     if name not in RECIPES:
+        family = [each for each in RECIPES if name and each.startswith(f"{name}-")]
+        if family:
+            raise InputError(f"{name}: a family of recipes; choose {', '.join(family)}")
         raise InputError(f"{name}: unknown recipe; {near_names(name, RECIPES)}")
     return RECIPES[name]

@@ -623,3 +623,26 @@ def test_a_full_disk_is_one_line(art, tmp_path):
 def test_a_limit_that_is_no_number_of_questions(command, limit):
     result = qexport(command, "reference", "--tasks", "piqa", "--limit", limit, code=2)
     assert "no number of questions" in result.stderr
+
+
+def test_a_name_of_two_megabytes_is_cut():
+    said = failure("quantize", "reference", "-o", "out", "--recipe", "a" * 2_000_000)
+    assert len(said) < 1000
+
+
+def test_a_name_does_not_steer_the_terminal():
+    assert "\x1b" not in failure("quantize", "reference", "-o", "out", "--recipe", "\x1b[31mred")
+
+
+def test_options_of_recipes_are_those_of_the_command_line():
+    from typer.main import get_command
+
+    from qexport.cli import app
+
+    listed = {name.strip() for each in json.loads(qexport("recipes", "--json").stdout) for name in each["options"]}
+    there = {
+        word.lstrip("-")
+        for each in get_command(app).commands["quantize"].params
+        for word in (*each.opts, *each.secondary_opts)
+    }
+    assert {name.replace("_", "-") for name in listed} <= there

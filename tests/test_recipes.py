@@ -138,3 +138,10 @@ def test_options_are_checked_against_the_scheme():
         InputError, match=r"w4a16-rtn: the option blok_size is not for this recipe; did you mean block_size"
     ):
         recipe("w4a16-rtn").configured({"blok_size": 64})
+
+
+def test_a_family_is_listed_whole():
+    with pytest.raises(
+        InputError, match="w4a16: a family of recipes; choose w4a16-rtn, w4a16-hqq, w4a16-gptq, w4a16-awq"
+    ):
+        recipe("w4a16")
