@@ -110,15 +110,6 @@ def test_a_quantized_artifact_is_not_quantized_again(fp32, tmp_path):
         pipeline.plan(str(made.path), None)
 
 
-def test_an_artifact_can_be_made_in_the_place_of_its_parent(fp32, tmp_path):
-    shutil.copytree(fp32("gpt2").path, tmp_path / "model")
-    made = pipeline.quantize(
-        str(tmp_path / "model"), tmp_path / "model", recipe_name="int8-dynamic", options=DYNAMIC, overwrite=True
-    )
-    assert load_artifact(made.path, verify=True).manifest.recipe == "int8-dynamic"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
-
-
 # Choices that come too late, and outputs that hold the model
 
 

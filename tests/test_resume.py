@@ -108,11 +108,25 @@ def test_another_artifact_under_the_same_name_is_noticed(tmp_path):
         journal.require_same_artifact("fp32", "b" * 64)
 
 
-def test_half_a_line_is_one_clear_line(tmp_path):
+def test_a_last_line_that_was_cut_is_measured_again(tmp_path):
+    """A kill or a full disk cut it."""
     journal = Journal(tmp_path / "report", resume=False)
     journal.add([record()])
     path = tmp_path / "report.partial.jsonl"
-    path.write_text(path.read_text()[:-20])
+    whole = path.read_text()
+    path.write_text(whole + whole[:-20])
+    assert Journal(tmp_path / "report", resume=True).records == journal.records
+    assert path.read_text() == whole
+    path.write_text(whole[:-20])
+    assert Journal(tmp_path / "report", resume=True).records == []
+
+
+def test_half_a_line_in_the_middle_is_one_clear_line(tmp_path):
+    journal = Journal(tmp_path / "report", resume=False)
+    journal.add([record()])
+    path = tmp_path / "report.partial.jsonl"
+    whole = path.read_text()
+    path.write_text(whole[:-20] + "\n" + whole)
     with pytest.raises(InputError, match=r"report\.partial\.jsonl:1: not a qexport record"):
         Journal(tmp_path / "report", resume=True)
 
