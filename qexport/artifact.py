@@ -190,8 +190,8 @@ def load_artifact(path: Path, *, verify: bool = False) -> Artifact:
         if kind_of(text) == DEPLOYMENT:
             raise InputError(f"{path}: is a deployment, which other runtimes load; give the artifact it was made of")
         manifest = Manifest.model_validate_json(text)
-        _require_keys(json.loads(text))
-    except (ValidationError, ValueError, RecursionError) as error:
+        _require_keys(manifest)
+    except ValueError as error:  # of bytes that are not UTF-8 and of pydantic as well
         raise InputError(
             f"{manifest_path}: corrupt manifest ({_first_reason(error)}); make the artifact again"
         ) from error
@@ -204,19 +204,19 @@ def load_artifact(path: Path, *, verify: bool = False) -> Artifact:
     return Artifact(path=path, manifest=manifest)
 
 
-_KEYS = frozenset({"schema", "kind", "model", "recipe", "quantized", "settings", "weight_bytes", "files"})
+_KEYS = frozenset({"schema_", "kind", "model", "recipe", "quantized", "settings", "weight_bytes", "files"})
 """Keys that every manifest has, though a reader could do without some of them."""
 
 
-def _require_keys(values: dict[str, object]) -> None:
-    """Refuse a manifest that leaves out what its artifact would then seem not to have.
+def _require_keys(manifest: Manifest) -> None:
+    """Refuse a manifest that was read without a key, since its artifact would seem not to have what the key tells.
 
     Raises:
         ValueError: a key is missing.
     """
-    missing = sorted(_KEYS - values.keys())
+    missing = sorted(_KEYS - manifest.model_fields_set)
     if missing:
-        raise ValueError(f"no {missing[0]}")
+        raise ValueError(f"no {missing[0].removesuffix('_')}")
 
 
 def require_named(artifact: Artifact, names: Iterable[str]) -> None:

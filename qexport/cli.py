@@ -995,7 +995,7 @@ def _signals() -> Iterator[list[int]]:
 
 
 _LONGEST_WORD = 400
-"""Of a message: somebody's name of two megabytes would hide what is said of it."""
+"""Characters. A name of two megabytes would hide the message."""
 
 
 def _fail(message: str, code: int) -> NoReturn:

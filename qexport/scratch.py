@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import socket
@@ -27,6 +28,7 @@ def scratch_folder(what: str = "work") -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{what}-{os.getpid()}-")
 
 
+@functools.cache  # once a process: GPTQ asks for dozens of folders
 def sweep_scratch() -> None:
     """Remove the temporary folders of this user's processes that are gone."""
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*-*"):

@@ -102,17 +102,15 @@ def load_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedC
     """
     from transformers import AutoConfig
 
-    try:
-        with _readable(folder, trust=trust_remote_code) as place:
+    with _readable(folder, trust=trust_remote_code) as place:
+        try:
             config: PretrainedConfig = AutoConfig.from_pretrained(
                 place, local_files_only=not trust_remote_code, trust_remote_code=trust_remote_code
             )
-    except InputError:
-        raise
-    except Exception as error:  # what a configuration's own checks raise has no common base
-        raise InputError(
-            f"{folder / 'config.json'}: transformers cannot read it ({first_words(error)}); correct its values"
-        ) from error
+        except Exception as error:  # what a configuration's own checks raise has no common base
+            raise InputError(
+                f"{folder / 'config.json'}: transformers cannot read it ({first_words(error)}); correct its values"
+            ) from error
     return config
 
 

@@ -50,18 +50,14 @@ def require_like_weights(folder: Path, files: Sequence[Path]) -> None:
         InputError: transformers cannot build the model, or it has more layers or weights than the files hold.
     """
     place = folder / "config.json"
+    config = load_config(folder)
+    layers = getattr(config, "num_hidden_layers", None)
+    tensors = _tensors(files)
+    if isinstance(layers, int) and layers > tensors:
+        raise InputError(f"{place}: names {layers} layers, and the weights are {tensors} tensors; correct its sizes")
     try:
-        config = load_config(folder)
-        layers = getattr(config, "num_hidden_layers", None)
-        tensors = _tensors(files)
-        if isinstance(layers, int) and layers > tensors:
-            raise InputError(
-                f"{place}: names {layers} layers, and the weights are {tensors} tensors; correct its sizes"
-            )
         needed = parameters_of(config)
-    except InputError:
-        raise
-    except Exception as error:  # what a configuration's and a model's own checks raise has no common base
+    except Exception as error:  # what a model's own checks raise has no common base
         raise InputError(
             f"{place}: transformers cannot build the model ({first_words(error)}); correct its values"
         ) from error
