@@ -164,7 +164,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 
 
 def _dashed(name: str) -> str:
-    """lm-eval writes ``--num_fewshot`` where others write ``--num-fewshot``: both are taken."""
+    """A parameter's name as its option is written, and lm-eval's ``--num_fewshot`` as ``--num-fewshot``."""
     return name.replace("_", "-")
 
 
@@ -395,8 +395,9 @@ def compare(
         bool, typer.Option("--stand-in", help="Random weights of the experiment's architecture instead of the model.")
     ] = False,
     stand_in_size: Annotated[
-        Literal["tiny", "medium", "full"], typer.Option("--stand-in-size", help="full: the model's real shapes.")
-    ] = "tiny",
+        Literal["tiny", "medium", "full"] | None,
+        typer.Option("--stand-in-size", help="Of --stand-in; default tiny; full: the model's real shapes."),
+    ] = None,
     keep_artifacts: Annotated[bool, typer.Option("--keep-artifacts", help="Keep the models in the report.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the records of a comparison that was cut short.")
@@ -409,8 +410,27 @@ def compare(
     """Take a model through all rows of the table, measure each, and write a report."""
     with _errors(interrupted="interrupted; `--resume` goes on from the records that are there"):
         from qexport import comparison
+        from qexport.errors import InputError
 
-        experiment = comparison.experiment_for(model)
+        if stand_in_size and not stand_in:
+            raise InputError("--stand-in-size: is of a stand-in; add --stand-in, or leave it out")
+        if full and rounds:
+            raise InputError(f"--full and --rounds: --full is --rounds {comparison.LATENCY_ROUNDS}; give one of the two")
+        asked = () if tasks is None else _names(tasks)
+        typed = _given(
+            text=text,
+            dataset=dataset,
+            calibration_text=calibration_text,
+            calibration_dataset=calibration_dataset,
+            prompts=prompts,
+            new_tokens=new_tokens,
+            data=data,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            engine=engine,
+            exporter=exporter,
+        )
+        experiment = comparison.experiment_for(model, asked)
         if recipes is not None:
             experiment = comparison.only(experiment, _names(recipes))
         if metrics is not None:
@@ -425,7 +445,7 @@ def compare(
             folder,
             evaluation=_text(text, dataset, "--text", "--dataset"),
             calibration=_text(calibration_text, calibration_dataset, "--calibration-text", "--calibration-dataset"),
-            tasks=() if tasks is None else _names(tasks),
+            tasks=asked,
             options=comparison.CompareOptions(
                 provider=provider,
                 threads=threads,
@@ -434,8 +454,9 @@ def compare(
                 rounds=rounds or (comparison.LATENCY_ROUNDS if full else None),
                 keep_artifacts=keep_artifacts,
                 trust=_trust(allow_pickle, trust_remote_code),
-                stand_in=stand_in_size if stand_in else None,
+                stand_in=(stand_in_size or "tiny") if stand_in else None,
                 resume=resume,
+                choices=tuple(f"--{_dashed(name)}" for name in typed),
             ),
             overwrite=overwrite,
         )
@@ -838,9 +859,13 @@ def _print_deployment(made: Deployment, folder: Path, *, as_json: bool) -> None:
 
 
 def _print_served(served: Served, url: str) -> None:
+    from qexport.inputs.rows import without_row
+
     manifest, session = served.artifact.manifest, served.session
     where = f"{session.device or session.provider}, {session.threads} threads"
     typer.echo(f"serving {served.model} ({manifest.recipe}, {session.runtime}, {where}) at {url}", err=True)
+    if rowless := without_row(served.artifact.path, served.limits.vocabulary):
+        typer.echo(f"tokens without row: {rowless}; a prompt with one of these is refused", err=True)
 
 
 def _print_push(found: PushReport, folder: Path | None) -> None:

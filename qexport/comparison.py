@@ -20,6 +20,7 @@ from qexport import fits, measure, pipeline, progress, resume, schedule, targets
 from qexport.answering import Apart
 from qexport.artifact import Artifact, sweep
 from qexport.catalogue import CATALOGUE, metrics_of, require_known, require_tasks
+from qexport.effect import choices_in, require_effect
 from qexport.errors import InputError, NotComparable, UnsupportedHere
 from qexport.export import Exporter
 from qexport.harness.evaluate import Place, evaluate
@@ -86,17 +87,26 @@ class CompareOptions:
     """Random weights of the experiment's architecture instead of the model."""
     resume: bool = False
     """Go on from the records that are there."""
+    choices: tuple[str, ...] = ()
+    """The options that were typed, each of which must have an effect."""
 
 
-def experiment_for(spec: str | None) -> Experiment:
+def experiment_for(spec: str | None, tasks: Sequence[str] = ()) -> Experiment:
     """The experiment meant by a TOML file, a bundled experiment's name, a model, or nothing (the reference model).
 
+    Args:
+        spec: see above.
+        tasks: of lm-eval, asked besides those of a file's metrics.
+
     Raises:
-        InputError: a file that is no experiment.
+        InputError: a file that is no experiment, or that makes a choice that changes nothing.
     """
     spec = spec or REFERENCE
     if spec.endswith(".toml"):
-        return load_experiment(Path(spec))
+        experiment = load_experiment(Path(spec))
+        recipes = [recipe(row.recipe) for row in experiment.rows]
+        require_effect(choices_in(experiment), _metrics(experiment, CompareOptions(), tasks), recipes, place=f"{spec}: ")
+        return experiment
     if not Path(spec).exists() and (known := find_bundled(f"models/{spec}.toml")) is not None:
         return load_experiment(known)
     return default_experiment(spec)
@@ -201,6 +211,8 @@ def _compare(
         require_tasks(tasks)
     measure.require_provider(options.provider)
     wanted = _wanted_rows(experiment, options)
+    metrics = _metrics(experiment, options, tasks)
+    require_effect(options.choices, metrics, [row.recipe for row in wanted])
     for row in wanted:
         pipeline.require_engine(row.recipe)
     evaluation = evaluation or load_text(experiment.evaluation_path)
@@ -209,7 +221,6 @@ def _compare(
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 (as artifact.whole_folder takes it: links stay links)
     with _work_folder(folder) as work:
         source = _source(experiment, options, work)
-        metrics = _metrics(experiment, options, tasks)
         feeds = _feeds(experiment, source, evaluation, metrics)
         if any(row.calibrated for row in wanted):
             pipeline.calibration_windows(source, calibration)  # its defects are found before anything is built

@@ -22,10 +22,11 @@ from qexport.baseline import (
     structure_of,
     write_baseline,
 )
+from qexport.effect import choices_of, require_effect
 from qexport.errors import InputError, UnsupportedHere
 from qexport.gating.bench import Bench, GateOptions
 from qexport.gating.judge import Judge, wanted_rows
-from qexport.inputs.budgets import SIZES, SPEEDS, GatePlan
+from qexport.inputs.budgets import SIZES, SPEEDS, TABLE, GatePlan
 from qexport.recipes import recipe
 from qexport.verdict import GateReport
 
@@ -47,7 +48,7 @@ def gate(paths: Sequence[Path], baseline: Path, plan: GatePlan, options: GateOpt
             a text that they cannot be fed.
         UnsupportedHere: the provider is not there.
     """
-    _require_recipes(plan)
+    _require_choices(plan)
     stored = read_baseline(baseline)
     measure.require_provider(options.provider)
     bench = Bench(paths, plan, options)
@@ -76,7 +77,7 @@ def gate_against(
         InputError: as :func:`gate`, or one of ``base`` is no artifact and holds none, or is altered.
         UnsupportedHere: the provider is not there, or an artifact of ``base`` cannot be measured here.
     """
-    _require_recipes(plan)
+    _require_choices(plan)
     measure.require_provider(options.provider)
     bench = Bench(paths, plan, options)
     other = Bench([each for path in base for each in artifacts_in(path)], plan, options)
@@ -222,7 +223,7 @@ def _measured_whole(paths: Sequence[Path], plan: GatePlan, options: GateOptions)
         InputError: an artifact is altered, or a budget is of a recipe that does not exist.
         UnsupportedHere: an artifact cannot be measured here.
     """
-    _require_recipes(plan)
+    _require_choices(plan)
     measure.require_provider(options.provider)
     bench = Bench(paths, plan.model_copy(update={"windows": None, "sentences": None}), options)
     for name, reason in bench.problems.items():
@@ -277,9 +278,15 @@ def _require_model(bench: Bench, stored: Baseline, baseline: Path) -> None:
         )
 
 
-def _require_recipes(plan: GatePlan) -> None:
+def _require_choices(plan: GatePlan) -> None:
+    """Make sure that recipes exist, and that what is chosen is of something measured.
+
+    Raises:
+        InputError: a choice is of nothing.
+    """
     for name in plan.recipes:
         recipe(name)
+    require_effect(choices_of(plan), plan.metrics, (), place=f"{TABLE} ")
 
 
 def _require_rows(plan: GatePlan, bench: Bench, stored: Baseline) -> None:

@@ -31,7 +31,7 @@ from qexport.files import read_json
 from qexport.graph import load_verified
 from qexport.inputs.bundled import CALIBRATION_TEXT, bundled, find_bundled
 from qexport.inputs.models import ModelSource, load_tokenizer, locate_model
-from qexport.inputs.rows import table_rows
+from qexport.inputs.rows import table_rows, without_row
 from qexport.inputs.shown import require_utf8, shown
 from qexport.inputs.sizes import parameter_count
 from qexport.inputs.text import Text, TokenSet, load_text, make_windows
@@ -121,6 +121,7 @@ def export(
 
 def export_source(source: ModelSource, folder: Path, exporter: Exporter, *, overwrite: bool = False) -> Artifact:
     with new_artifact(folder, overwrite=overwrite) as draft:
+        rowless = without_row(source.path, table_rows(source))  # a tokenizer that cannot be read is found before the work
         report = export_model(source, draft.path, exporter=exporter)
         draft.finish(
             Manifest(
@@ -129,7 +130,7 @@ def export_source(source: ModelSource, folder: Path, exporter: Exporter, *, over
                 exporter=exporter,
                 recipe="fp32",
                 weight_bytes=report.weight_bytes,
-                settings=dict(report.settings),
+                settings=report.settings | ({"tokens_without_row": rowless} if rowless else {}),
                 versions=_versions("torch", "transformers", "onnx", "onnxruntime"),
             )
         )
@@ -257,6 +258,8 @@ def quantize(
             raise InputError("fp32 is no quantization; use `qexport export`")
         case scheme if isinstance(scheme, TorchSchemes):
             _refuse_text(chosen, text)
+            if exporter is not None:
+                raise InputError(f"{chosen.name}: stays in PyTorch and is not exported; leave --exporter out")
             if _is_artifact(model):
                 raise InputError(f"{model}: recipes in PyTorch start from the model itself, not from an ONNX artifact")
             return apply_torch(locate(model, revision, trust), chosen, folder, overwrite=overwrite)

@@ -24,6 +24,8 @@ from qexport.artifact import load_artifact
 from qexport.errors import InputError
 from qexport.inputs.models import stop_ids
 from qexport.inputs.pretrained import load_config, read_tokenizer
+from qexport.inputs.rows import rows_of
+from qexport.inputs.text import Place, require_rows
 from qexport.metrics.tasks import ROWS, Likelihood, Passage, Prompt
 from qexport.runtime import Provider, ProviderUnavailable, open_session, require_provider
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 _GENERATION = {"do_sample", "temperature", "until", "max_gen_toks", "top_k", "top_p", "min_p", "typical_p"}
 """Settings that are heeded, or that change nothing where the likeliest token is taken."""
+_QUESTION = Place("a question of the tasks")
 _Scored = tuple[tuple[str, str] | None, list[int], list[int]]
 """A request of lm-eval's as tokens: its texts, the context and the continuation."""
 
@@ -63,6 +66,7 @@ class ArtifactLM(TemplateLM):
         given = {} if add_bos_token is None else {"add_bos_token": add_bos_token}
         self.tokenizer: Any = read_tokenizer(folder, **given)
         config = load_config(folder)
+        self._rows = rows_of(config)
         self.max_length = max_length or resolve_max_length(config, self.tokenizer)
         self.max_gen_toks = max_gen_toks
         self.truncated: set[str] = set()
@@ -122,6 +126,7 @@ class ArtifactLM(TemplateLM):
             add_special_tokens = False if prefixed else self._add_bos_token
         given = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         tokens: list[int] = self.tokenizer.encode(string, **given)
+        require_rows(self.tokenizer, tokens, self._rows, _QUESTION, string)
         return tokens
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:  # noqa: FBT001, FBT002  # lm-eval's signature

@@ -25,7 +25,7 @@ GATED = (*LIKELIHOODS, DRIFT, *ACCURACIES, *SIZES, *SPEEDS)
 """What a budget may be of."""
 
 PYPROJECT = "pyproject.toml"
-_TABLE = "[tool.qexport.gate]"
+TABLE = "[tool.qexport.gate]"
 _EXAMPLE = 'budgets.perplexity = { at_most = 1.01, of = "baseline" }'
 
 Positive = Annotated[int, Field(gt=0, strict=True)]
@@ -155,7 +155,7 @@ def load_gate_plan(path: Path) -> GatePlan:
         plan = GatePlan.model_validate(values)
     except ValidationError as error:
         keys = {name for kind in (GatePlan, Budget, Tasks) for name in kind.model_fields}
-        raise InputError(f"{path}: {_TABLE} {first_reason(error, keys)}") from error
+        raise InputError(f"{path}: {TABLE} {first_reason(error, keys)}") from error
     folder = path.resolve().parent
     given = {name: folder / value for name in ("text", "prompts") if (value := getattr(plan, name)) is not None}
     if plan.tasks.data is not None:
@@ -166,10 +166,15 @@ def load_gate_plan(path: Path) -> GatePlan:
 def _table(path: Path) -> Mapping[str, Any]:
     values = read_toml(path, otherwise="name the file with --config")
     if path.name != PYPROJECT:
+        if "tool" in values:
+            raise InputError(
+                f"{path}: {TABLE} is a table of {PYPROJECT}; this file has the keys at its top: write [budgets] for "
+                "[tool.qexport.gate.budgets]"
+            )
         return values
     found: object = values
     for key in ("tool", "qexport", "gate"):
         found = found.get(key) if isinstance(found, dict) else None
     if not isinstance(found, dict):
-        raise InputError(f"{path}: has no {_TABLE}; add the table, and in it {_EXAMPLE}")
+        raise InputError(f"{path}: has no {TABLE}; add the table, and in it {_EXAMPLE}")
     return found

@@ -200,6 +200,9 @@ class Experiment(_Value):
             raise ValueError(f"the row {' '.join(filter(None, twice[:2]))} is there twice")
         if self.published is None and any(row.published for row in self.rows):
             raise ValueError("rows have published figures, but [published] names no source")
+        idle = next((name for row in self.rows for name in row.published if self.metrics and name not in self.metrics), None)
+        if idle is not None:
+            raise ValueError(f"{idle} is published, and is not among the metrics; add it there, or take its figure out")
         return self
 
     @property

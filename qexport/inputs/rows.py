@@ -2,17 +2,65 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qexport.errors import InputError, first_words
+from qexport.files import read_json
 from qexport.inputs.pretrained import load_config
+from qexport.inputs.shown import shown
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from qexport.inputs.models import ModelSource
+
+_NAMED = 4
+"""Tokens that are named in one line."""
 
 
 def table_rows(source: ModelSource) -> int | None:
     """The rows of the model's table of tokens, by its configuration; None where that does not say."""
     rows = source.config.get("vocab_size")
-    if not isinstance(rows, int):
-        rows = getattr(load_config(source.path, trust_remote_code=source.trust_remote_code), "vocab_size", None)
+    return rows if isinstance(rows, int) else rows_of(load_config(source.path, trust_remote_code=source.trust_remote_code))
+
+
+def rows_of(config: PretrainedConfig) -> int | None:
+    """The rows of the table of tokens of a configuration; None where that does not say."""
+    rows = getattr(config, "vocab_size", None)
     return rows if isinstance(rows, int) else None
+
+
+def without_row(folder: Path, rows: int | None) -> str:
+    """The tokens of a tokenizer that the model has no row for, counted and named: ``2 of 514 (<|user|>, <|end|>)``.
+
+    They were added to the tokenizer, and the model's embedding was not resized.
+
+    Args:
+        folder: with ``tokenizer.json``; without that file nothing is known.
+        rows: of the model's table; None where that is not known.
+
+    Returns:
+        Nothing where every token has a row.
+
+    Raises:
+        InputError: ``tokenizer.json`` cannot be read.
+    """
+    from tokenizers import Tokenizer
+
+    file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    if rows is None or not file.is_file():
+        return ""
+    try:
+        tokens = {number: name for name, number in Tokenizer.from_file(str(file)).get_vocab().items()}
+    except Exception as error:  # the Rust library raises plain Exception
+        raise InputError(f"{file}: cannot be read ({first_words(error)}); save the tokenizer again") from error
+    added = read_json(settings).get("added_tokens_decoder") if settings.is_file() else None
+    for number, token in added.items() if isinstance(added, dict) else ():
+        if number.isdecimal() and isinstance(token, dict):
+            tokens.setdefault(int(number), str(token.get("content")))
+    beyond = sorted(number for number in tokens if number >= rows)
+    if not beyond:
+        return ""
+    names = ", ".join(shown(tokens[number]) for number in beyond[:_NAMED])
+    return f"{len(beyond)} of {len(tokens)} ({names}{', ...' if len(beyond) > _NAMED else ''})"

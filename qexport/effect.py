@@ -1,0 +1,113 @@
+"""Choices that would change nothing in a table: each is refused, since who makes a choice expects to see it there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from qexport.catalogue import CATALOGUE
+from qexport.errors import InputError
+from qexport.measure import PROBES, Probe
+from qexport.recipes import Fp32, TorchSchemes
+
+if TYPE_CHECKING:
+    from qexport.inputs.budgets import GatePlan
+    from qexport.inputs.experiment import Experiment
+    from qexport.recipes import Recipe
+
+_TEXT, _WINDOWS, _SENTENCES, _PROMPTS = "text", "windows", "sentences", "prompts"
+_TIMED, _QUESTION, _TASKS = "timed", "question", "tasks"
+_ENGINE, _CALIBRATED, _EXPORTED = "engine", "calibrated", "exported"
+
+_WORDS: Mapping[str, str] = {
+    _TEXT: "no metric is measured on text; add perplexity",
+    _WINDOWS: "no metric is of windows; add perplexity",
+    _SENTENCES: "no metric is of sentences; add latency_s",
+    _PROMPTS: "no metric is of new tokens; add token_latency_s",
+    _TIMED: "no metric is timed; add latency_s",
+    _QUESTION: "no metric is of a session; add total_s",
+    _TASKS: "no task is asked; name one with --tasks",
+    _ENGINE: "no recipe has an engine; add int8-static",
+    _CALIBRATED: "no recipe learns from calibration text; add int8-static",
+    _EXPORTED: "every recipe stays in PyTorch; add fp32",
+}
+"""By what a choice needs: what is missing, and the way out."""
+
+_NEEDS: Mapping[str, str] = {
+    "--text": _TEXT,
+    "--dataset": _TEXT,
+    "text": _TEXT,
+    "[text] evaluation": _TEXT,
+    "window": _WINDOWS,
+    "windows": _WINDOWS,
+    "sentences": _SENTENCES,
+    "--calibration-text": _CALIBRATED,
+    "--calibration-dataset": _CALIBRATED,
+    "[text] calibration": _CALIBRATED,
+    "--prompts": _PROMPTS,
+    "--new-tokens": _PROMPTS,
+    "[generation]": _PROMPTS,
+    "prompts": _PROMPTS,
+    "new_tokens": _PROMPTS,
+    "rounds": _TIMED,
+    "[session]": _QUESTION,
+    "--data": _TASKS,
+    "--num-fewshot": _TASKS,
+    "--limit": _TASKS,
+    "tasks": _TASKS,
+    "[tasks]": _TASKS,
+    "--engine": _ENGINE,
+    "--exporter": _EXPORTED,
+}
+
+
+def require_effect(
+    choices: Collection[str], metrics: Collection[str], recipes: Iterable[Recipe], *, place: str = ""
+) -> None:
+    """Refuse a choice that no metric and no recipe goes by.
+
+    Args:
+        choices: that were made: options of ``compare``, or keys of an experiment or of a gate's table, among those of
+            :data:`_NEEDS`.
+        metrics: that are measured.
+        recipes: of the rows.
+        place: of the choices, for the message.
+
+    Raises:
+        InputError: one would change nothing.
+    """
+    used = {use for metric in metrics for use in _uses(metric)} | {use for each in recipes for use in _uses_of(each)}
+    for choice in choices:
+        if _NEEDS[choice] not in used:
+            raise InputError(f"{place}{choice}: has no effect, since {_WORDS[_NEEDS[choice]]}, or leave {choice} out")
+
+
+def choices_in(experiment: Experiment) -> list[str]:
+    """The keys of an experiment's file that are choices."""
+    given = experiment.model_fields_set
+    found = [name for name in ("window", "windows", "sentences") if name in given]
+    found += [f"[{name}]" for name in ("generation", "session", "tasks") if name in given]
+    return found + [f"[text] {name}" for name in ("evaluation", "calibration") if getattr(experiment.text, name)]
+
+
+def choices_of(plan: GatePlan) -> list[str]:
+    """The keys of a gate's table that are choices."""
+    return sorted(plan.model_fields_set & _NEEDS.keys())
+
+
+def _uses(metric: str) -> set[str]:
+    if CATALOGUE[metric].task:
+        return {_TASKS}
+    probes = {name: probe for name, probe in PROBES.items() if metric in probe.metrics}
+    fed: set[str] = {probe.tokens for probe in probes.values() if isinstance(probe, Probe)}
+    fed |= {_TEXT} if fed & {_WINDOWS, _SENTENCES} else set()
+    fed |= {_TIMED} if any(isinstance(probe, Probe) and probe.rounds for probe in probes.values()) else set()
+    return fed | ({_QUESTION} if "session" in probes else set())
+
+
+def _uses_of(recipe: Recipe) -> set[str]:
+    scheme = recipe.scheme
+    if isinstance(scheme, TorchSchemes):
+        return set()
+    found = {_EXPORTED} | ({_ENGINE} if "engine" in scheme.OPTIONS else set())
+    return found | ({_CALIBRATED} if not isinstance(scheme, Fp32) and scheme.calibration else set())
