@@ -189,8 +189,7 @@ def load_artifact(path: Path, *, verify: bool = False) -> Artifact:
         text = manifest_path.read_text(encoding="utf-8")
         if kind_of(text) == DEPLOYMENT:
             raise InputError(f"{path}: is a deployment, which other runtimes load; give the artifact it was made of")
-        manifest = Manifest.model_validate_json(text)
-        _require_keys(manifest)
+        manifest = parse_manifest(text)
     except ValueError as error:  # of bytes that are not UTF-8 and of pydantic as well
         raise InputError(
             f"{manifest_path}: corrupt manifest ({_first_reason(error)}); make the artifact again"
@@ -208,15 +207,19 @@ _KEYS = frozenset({"schema_", "kind", "model", "recipe", "quantized", "settings"
 """Keys that every manifest has, though a reader could do without some of them."""
 
 
-def _require_keys(manifest: Manifest) -> None:
-    """Refuse a manifest that was read without a key, since its artifact would seem not to have what the key tells.
+def parse_manifest(text: str) -> Manifest:
+    """A manifest from its JSON.
 
     Raises:
-        ValueError: a key is missing.
+        ValueError: the text is no manifest, lacks a key or names no graph. Without one of the keys that have a default an
+            artifact would seem not to have what the key says.
     """
-    missing = sorted(_KEYS - manifest.model_fields_set)
-    if missing:
+    manifest = Manifest.model_validate_json(text)
+    if missing := sorted(_KEYS - manifest.model_fields_set):
         raise ValueError(f"no {missing[0].removesuffix('_')}")
+    if manifest.kind == "onnx" and ONNX_NAME not in (info.path for info in manifest.files):
+        raise ValueError(f"{ONNX_NAME} is none of its files")
+    return manifest
 
 
 def require_named(artifact: Artifact, names: Iterable[str]) -> None:

@@ -415,7 +415,9 @@ def compare(
         if stand_in_size and not stand_in:
             raise InputError("--stand-in-size: is of a stand-in; add --stand-in, or leave it out")
         if full and rounds:
-            raise InputError(f"--full and --rounds: --full is --rounds {comparison.LATENCY_ROUNDS}; give one of the two")
+            raise InputError(
+                f"--full and --rounds: --full is --rounds {comparison.LATENCY_ROUNDS}; give one of the two"
+            )
         asked = () if tasks is None else _names(tasks)
         typed = _given(
             text=text,

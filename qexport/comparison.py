@@ -21,7 +21,7 @@ from qexport.answering import Apart
 from qexport.artifact import Artifact, sweep
 from qexport.catalogue import CATALOGUE, metrics_of, require_known, require_tasks
 from qexport.effect import choices_in, require_effect
-from qexport.errors import InputError, NotComparable, UnsupportedHere
+from qexport.errors import InputError, NotComparable, UnsupportedHere, near_names
 from qexport.export import Exporter
 from qexport.harness.evaluate import Place, evaluate
 from qexport.harness.tasks import LoadedTask, load_task
@@ -105,7 +105,9 @@ def experiment_for(spec: str | None, tasks: Sequence[str] = ()) -> Experiment:
     if spec.endswith(".toml"):
         experiment = load_experiment(Path(spec))
         recipes = [recipe(row.recipe) for row in experiment.rows]
-        require_effect(choices_in(experiment), _metrics(experiment, CompareOptions(), tasks), recipes, place=f"{spec}: ")
+        require_effect(
+            choices_in(experiment), _metrics(experiment, CompareOptions(), tasks), recipes, place=f"{spec}: "
+        )
         return experiment
     if not Path(spec).exists() and (known := find_bundled(f"models/{spec}.toml")) is not None:
         return load_experiment(known)
@@ -120,7 +122,8 @@ def only(experiment: Experiment, recipes: Sequence[str]) -> Experiment:
     """
     for name in recipes:
         if recipe(name).name not in {row.recipe for row in experiment.rows}:
-            raise InputError(f"{name}: {experiment.title} has no row of this recipe")
+            known = near_names(name, (row.recipe for row in experiment.rows))
+            raise InputError(f"{name}: {experiment.title} has no row of this recipe; {known}")
     return experiment.model_copy(update={"rows": tuple(row for row in experiment.rows if row.recipe in recipes)})
 
 

@@ -23,11 +23,11 @@ from qexport.artifact import (
     file_sha256,
     files_sha256,
     kind_of,
-    load_artifact,
+    parse_manifest,
 )
 from qexport.errors import InputError
 from qexport.evidence import Evidence
-from qexport.graph import require_own_data
+from qexport.own_data import require_own_data
 
 Target = Literal["optimum", "genai", "transformersjs", "triton", "kserve"]
 """Whose layout: Optimum, onnxruntime-genai, Transformers.js, Triton Inference Server, KServe."""
@@ -196,8 +196,8 @@ def verify(folder: Path) -> Verification:
     named = {info.path for info in manifest.files} | {MANIFEST_NAME}
     there = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
     findings += [Finding(path=path, state="added") for path in there if path not in named]
-    if isinstance(manifest, Manifest) and all(finding.state == "as written" for finding in findings):
-        require_own_data(load_artifact(folder))
+    if not any(finding.state in ("altered", "missing") for finding in findings):
+        require_own_data(folder, [info.path for info in manifest.files])
     return Verification(folder=folder, what=what, findings=tuple(findings))
 
 
@@ -218,9 +218,9 @@ def _read(folder: Path) -> Manifest | Deployment:
         text = path.read_text(encoding="utf-8")
         if kind_of(text) == DEPLOYMENT:
             return Deployment.model_validate_json(text)
-        return Manifest.model_validate_json(text)
+        return parse_manifest(text)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise InputError(f"{path}: corrupt manifest ({reason}); make it again") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: corrupt manifest (byte {error.start} is not UTF-8); make it again") from error
+    except ValueError as error:  # of bytes that are not UTF-8 as well
+        raise InputError(f"{path}: corrupt manifest ({error}); make it again") from error

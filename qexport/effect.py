@@ -85,7 +85,7 @@ def require_effect(
 def choices_in(experiment: Experiment) -> list[str]:
     """The keys of an experiment's file that are choices."""
     given = experiment.model_fields_set
-    found = [name for name in ("window", "windows", "sentences") if name in given]
+    found: list[str] = [name for name in ("window", "windows", "sentences") if name in given]
     found += [f"[{name}]" for name in ("generation", "session", "tasks") if name in given]
     return found + [f"[text] {name}" for name in ("evaluation", "calibration") if getattr(experiment.text, name)]
 

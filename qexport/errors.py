@@ -37,11 +37,19 @@ class SelectionError(QExportError):
     """A node rule matches nothing, or nothing at all is selected."""
 
 
-class ParityError(QExportError):
+class _Broken(QExportError):
+    """A tool broke its promise, which its user cannot mend: where a message names no way out, it gets this one."""
+
+    def __init__(self, message: str) -> None:
+        way_out = "" if ";" in message else "; report this line with the command and the model"
+        super().__init__(message + way_out)
+
+
+class ParityError(_Broken):
     """The exported graph and the torch model disagree."""
 
 
-class ContractError(QExportError):
+class ContractError(_Broken):
     """What is in the file, or what ran, is not what was asked for."""
 
 

@@ -20,6 +20,24 @@ def write_whole(path: Path, text: str) -> None:
         beside.unlink(missing_ok=True)
 
 
+def read_text(path: Path, *, otherwise: str = "check the path") -> str:
+    """The content of a text file that somebody wrote, without a byte order mark.
+
+    Args:
+        path: the file.
+        otherwise: what to do where it cannot be read.
+
+    Raises:
+        InputError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 (byte {error.start}); convert it first") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {otherwise}") from error
+
+
 def parse_json(text: str | bytes, place: object, *, way_out: str = "write it again") -> Any:
     """The value that a JSON text holds.
 

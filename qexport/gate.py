@@ -237,7 +237,9 @@ def _measured_whole(paths: Sequence[Path], plan: GatePlan, options: GateOptions)
 def _require_measured(bench: Bench, otherwise: str) -> None:
     for (name, metric), record in bench.records.items():
         if record.skipped is not None:
-            raise UnsupportedHere(f"{name}: {metric} was not measured, so {otherwise}: {record.skipped}")
+            raise UnsupportedHere(
+                f"{name}: {metric} was not measured, so {otherwise} ({record.skipped}); take its budget out, or measure it elsewhere"
+            )
 
 
 def _feeds(bench: Bench, name: str) -> dict[str, Feed]:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qexport.artifact import ONNX_DATA_NAME, ONNX_NAME, Artifact, load_artifact
-from qexport.errors import ContractError, first_words
+from qexport.artifact import ONNX_DATA_NAME, ONNX_NAME
+from qexport.errors import ContractError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,47 +25,6 @@ _INLINE_BYTES = 1024
 """Smaller initializers stay in ``model.onnx``: shapes and axes are read before weights are."""
 _PAGE_BYTES = 4096
 """Tensors begin at a page, so that mapping one maps nothing of another."""
-
-
-def load_verified(path: Path) -> Artifact:
-    """Read an artifact that somebody else may have made, down to its graph.
-
-    Raises:
-        InputError: see :func:`qexport.artifact.load_artifact`.
-        ContractError: a file was altered; or see :func:`require_own_data`.
-    """
-    artifact = load_artifact(path, verify=True)
-    require_own_data(artifact)
-    return artifact
-
-
-def require_own_data(artifact: Artifact) -> None:
-    """Refuse a graph whose weights are not of its artifact, whatever digests say.
-
-    Raises:
-        ContractError: the graph cannot be read, or its weights lie in files that the manifest does not name.
-    """
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    if artifact.manifest.kind != "onnx":
-        return
-    file, named = artifact.onnx_path, {info.path for info in artifact.manifest.files}
-    if ONNX_NAME not in named:
-        raise ContractError(f"{file}: is not in the manifest; make the artifact again")
-    try:
-        graph = onnx.load_model(file, load_external_data=False).graph
-    except DecodeError as error:
-        raise ContractError(
-            f"{file}: cannot be read as ONNX ({first_words(error)}); make the artifact again"
-        ) from error
-    for tensor in graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location" and entry.value not in named:
-                raise ContractError(
-                    f"{file}: {tensor.name[:80]} lies in {entry.value[:80]}, which is no file of the artifact; make the "
-                    "artifact again"
-                )
 
 
 def array(value: ir.Value) -> NDArray[np.generic]:

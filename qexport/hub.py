@@ -23,7 +23,7 @@ from qexport.card import CARD_NAME, Licence, card
 from qexport.deploy import LAYOUTS
 from qexport.errors import ContractError, InputError, QExportError, UnsupportedHere
 from qexport.evidence import Evidence, evidence
-from qexport.graph import load_verified
+from qexport.own_data import load_verified
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -172,7 +172,7 @@ def licence_of(model: ModelInfo, named: str | None) -> Licence:
     if named is not None:
         if not _LICENCE.fullmatch(named):
             raise InputError(
-                f"--license {named}: not a name of the hub, which are like apache-2.0, mit, llama3.1, other"
+                f"--license {named}: not a name of the hub; give one like apache-2.0, mit, llama3.1, or other"
             )
         return Licence(name=named, source="as whoever published this says")
     if not model.revision:
@@ -213,7 +213,7 @@ def _check_name(repo_id: str) -> None:
     except HFValidationError as error:
         raise InputError(f"{repo_id}: not a name on the hub ({error}); give USER/NAME") from error
     if "/" not in repo_id:
-        raise InputError(f"{repo_id}: whose? give USER/{repo_id}")
+        raise InputError(f"{repo_id}: names no owner; give USER/{repo_id}")
 
 
 def send(upload: Upload, repo_id: str, *, private: bool) -> dict[str, Any]:

@@ -28,13 +28,13 @@ from qexport.artifact import (
 from qexport.errors import InputError, SelectionError
 from qexport.export import Exporter, export_model
 from qexport.files import read_json
-from qexport.graph import load_verified
 from qexport.inputs.bundled import CALIBRATION_TEXT, bundled, find_bundled
 from qexport.inputs.models import ModelSource, load_tokenizer, locate_model
 from qexport.inputs.rows import table_rows, without_row
 from qexport.inputs.shown import require_utf8, shown
 from qexport.inputs.sizes import parameter_count
 from qexport.inputs.text import Text, TokenSet, load_text, make_windows
+from qexport.own_data import load_verified
 from qexport.recipes import Fp32, OnnxSchemes, Recipe, TorchSchemes, recipe
 from qexport.schemes import SchemeResult
 from qexport.schemes.int8 import Int8
@@ -121,7 +121,9 @@ def export(
 
 def export_source(source: ModelSource, folder: Path, exporter: Exporter, *, overwrite: bool = False) -> Artifact:
     with new_artifact(folder, overwrite=overwrite) as draft:
-        rowless = without_row(source.path, table_rows(source))  # a tokenizer that cannot be read is found before the work
+        rowless = without_row(
+            source.path, table_rows(source)
+        )  # a tokenizer that cannot be read is found before the work
         report = export_model(source, draft.path, exporter=exporter)
         draft.finish(
             Manifest(
@@ -261,7 +263,9 @@ def quantize(
             if exporter is not None:
                 raise InputError(f"{chosen.name}: stays in PyTorch and is not exported; leave --exporter out")
             if _is_artifact(model):
-                raise InputError(f"{model}: recipes in PyTorch start from the model itself, not from an ONNX artifact")
+                raise InputError(
+                    f"{model}: recipes in PyTorch start from the model itself; give the model's folder, not an ONNX artifact"
+                )
             return apply_torch(locate(model, revision, trust), chosen, folder, overwrite=overwrite)
         case scheme:
             targets.require(chosen)

@@ -159,11 +159,15 @@ def read_records(path: Path) -> list[Measurement]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a file of qexport records (byte {error.start} is not UTF-8)") from error
+        raise InputError(
+            f"{path}: not a file of qexport records (byte {error.start} is not UTF-8); give a records.jsonl"
+        ) from error
     records = []
     for number, line in enumerate(lines if lines != [""] else [], start=1):
         try:
             records.append(Measurement.model_validate_json(line))
         except ValidationError as error:
-            raise InputError(f"{path}:{number}: not a qexport record ({error.errors()[0]['msg']})") from error
+            raise InputError(
+                f"{path}:{number}: not a qexport record ({error.errors()[0]['msg']}); take the line out, or measure again"
+            ) from error
     return records

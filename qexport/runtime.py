@@ -208,7 +208,10 @@ def warm_up(provider: Provider = "cpu") -> None:
     try:
         session = onnxruntime.InferenceSession(_RELU, providers=[_PROVIDERS[provider]], enable_fallback=0)
     except Exception as error:  # its errors have no class in common
-        raise ProviderUnavailable(f"--provider {provider}: onnxruntime cannot use it ({_first_line(error)})") from error
+        raise ProviderUnavailable(
+            f"--provider {provider}: onnxruntime cannot use it ({_first_line(error)}); "
+            "check the driver, or leave --provider out"
+        ) from error
     session.run(None, {"x": np.zeros(1, np.float32)})
 
 
@@ -408,11 +411,17 @@ def _load(path: Path, options: Any, provider: str, provider_options: dict[str, s
         # enable_fallback=0: without it onnxruntime prints, and goes on with the CPU.
         return onnxruntime.InferenceSession(path, options, providers=[(provider, provider_options)], enable_fallback=0)
     except state.NotImplemented as error:
-        raise UnsupportedHere(f"{path}: onnxruntime has no kernel for it here ({_first_line(error)})") from error
+        raise UnsupportedHere(
+            f"{path}: onnxruntime has no kernel for it here ({_first_line(error)}); quantize with --target for this provider"
+        ) from error
     except failures as error:
         if _DEVICE_FAILED.search(str(error)):
-            raise UnsupportedHere(f"{path}: the device failed while loading it ({_first_line(error)})") from error
-        raise ContractError(f"{path}: onnxruntime cannot load it ({_first_line(error)})") from error
+            raise UnsupportedHere(
+                f"{path}: the device failed while loading it ({_first_line(error)}); free its memory, or run on the CPU"
+            ) from error
+        raise ContractError(
+            f"{path}: onnxruntime cannot load it ({_first_line(error)}); export or quantize the model again"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

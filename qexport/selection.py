@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from qexport.artifact import NodeInfo, SelectionInfo
 from qexport.errors import ContractError, InputError, SelectionError, near_names
+from qexport.files import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -281,18 +282,15 @@ def parse_selector(nodes: str | None, include: Sequence[str] = (), exclude: Sequ
         try:
             re.compile(pattern)
         except re.error as error:
-            raise SelectionError(f"{pattern}: not a regular expression ({error})") from error
+            raise SelectionError(f"{pattern}: not a regular expression ({error}); correct it") from error
     return Selector(nodes=tuple(roles), exact=tuple(exact), include=tuple(include), exclude=tuple(exclude))
 
 
 def _read_names(path: Path) -> list[str]:
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot read the list of nodes ({error})") from error
+    lines = read_text(path).splitlines()
     names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not names:
-        raise InputError(f"{path}: holds no node names")
+        raise InputError(f"{path}: holds no node names; write one a line, as `qexport nodes MODEL` lists them")
     return names
 
 

@@ -46,9 +46,9 @@ _BIAS, _PAST_KEY = 10, 3
 _NO_KERNEL: Mapping[Target, Mapping[str, str]] = {
     "cpu": {},
     "cuda": {
-        "DynamicQuantizeLinear": "there is no CUDA kernel",
-        "MatMulInteger": "the CUDA kernel takes no uint8",
-        "QLinearMatMul": "there is no CUDA kernel",
+        "DynamicQuantizeLinear": "there is no CUDA kernel; take w8a16-rtn",
+        "MatMulInteger": "the CUDA kernel takes no uint8; take w8a16-rtn",
+        "QLinearMatMul": "there is no CUDA kernel; take w8a16-rtn",
     },
     "tensorrt": {},
     "web": {"GatherBlockQuantized": "the /webgpu build has no kernel; leave embeddings out of the selection"},

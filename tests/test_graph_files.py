@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import onnx
 import pytest
 
 from qexport import deployment
-from qexport.artifact import MANIFEST_NAME
+from qexport.artifact import MANIFEST_NAME, file_sha256
+from qexport.deploy import deploy
 from qexport.errors import ContractError, InputError
-from qexport.graph import load_verified
+from qexport.own_data import data_files, load_verified
 from tests.fuzz.targets import seal
 
 
@@ -24,20 +26,24 @@ def outside(folder, location):
     """Let one weight lie in another file, and seal the artifact as a forger would."""
     path = folder / "model.onnx"
     model = onnx.load_model(path, load_external_data=False)
-    tensor = model.graph.initializer[0]
+    lies_in(model.graph.initializer[0], location)
+    path.write_bytes(model.SerializeToString())
+    seal(folder)
+
+
+def lies_in(tensor, location):
     for field in ("raw_data", "float_data", "int64_data", "int32_data", "external_data"):
         tensor.ClearField(field)
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=location)
-    path.write_bytes(model.SerializeToString())
-    seal(folder)
+    return tensor
 
 
 @pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "other.data"])
 @pytest.mark.parametrize("read", [load_verified, deployment.verify])
 def test_a_resealed_graph_reads_no_file_of_others(folder, location, read):
     outside(folder, location)
-    with pytest.raises(ContractError, match="which is no file of the artifact"):
+    with pytest.raises(ContractError, match="which is no file of the manifest"):
         read(folder)
 
 
@@ -62,3 +68,59 @@ def test_a_manifest_without_a_key_is_refused(folder, key, read):
 def test_what_is_whole_is_taken(folder):
     assert load_verified(folder).path == folder
     assert not [each for each in deployment.verify(folder).findings if each.state != "as written"]
+
+
+def places():
+    """Everywhere in a model that a tensor can lie, each with a model that has one there."""
+    tensor = lies_in(onnx.numpy_helper.from_array(np.zeros(2, np.float32), "w"), "there.bin")
+    sparse = onnx.SparseTensorProto(values=tensor)
+    attributes = {
+        "tensor": onnx.AttributeProto(name="a", t=tensor),
+        "tensors": onnx.AttributeProto(name="a", tensors=[tensor]),
+        "graph": onnx.AttributeProto(name="a", g=onnx.GraphProto(initializer=[tensor])),
+        "graphs": onnx.AttributeProto(name="a", graphs=[onnx.GraphProto(sparse_initializer=[sparse])]),
+        "sparse": onnx.AttributeProto(name="a", sparse_tensor=sparse),
+    }
+    for name, attribute in attributes.items():
+        node = onnx.NodeProto(attribute=[attribute])
+        yield f"{name} of a node", onnx.ModelProto(graph=onnx.GraphProto(node=[node]))
+        yield f"{name} of a function", onnx.ModelProto(functions=[onnx.FunctionProto(node=[node])])
+    yield "initializer", onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor]))
+    yield (
+        "training",
+        onnx.ModelProto(training_info=[onnx.TrainingInfoProto(algorithm=onnx.GraphProto(initializer=[tensor]))]),
+    )
+
+
+@pytest.mark.parametrize(("place", "model"), [*places()], ids=lambda value: value if isinstance(value, str) else "")
+def test_a_tensor_is_found_wherever_it_lies(tmp_path, place, model):
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert list(data_files(tmp_path / "m.onnx")) == ["there.bin"], place
+
+
+def test_a_location_that_is_there_twice_is_found_twice(tmp_path):
+    """A parser of protobuf keeps the last; a reader that kept the first would let a forger through."""
+    entry = b"\x0a\x08location\x12\x01a\x12\x01b"
+    tensor = b"\x6a" + bytes([len(entry)]) + entry
+    graph = b"\x2a" + bytes([len(tensor)]) + tensor
+    (tmp_path / "m.onnx").write_bytes(b"\x3a" + bytes([len(graph)]) + graph)
+    kept = onnx.load_model(tmp_path / "m.onnx", load_external_data=False).graph.initializer[0].external_data[0].value
+    assert kept == "b"
+    assert list(data_files(tmp_path / "m.onnx")) == ["a", "b"]
+
+
+def test_a_deployment_reads_no_file_of_others(folder, tmp_path):
+    """The digests of a deployment may be a forger's as well."""
+    place = tmp_path / "deployed"
+    deploy([folder], "optimum", place)
+    path = place / "model.onnx"
+    model = onnx.load_model(path, load_external_data=False)
+    lies_in(model.graph.initializer[0], "/etc/passwd")
+    path.write_bytes(model.SerializeToString())
+    manifest = json.loads((place / MANIFEST_NAME).read_text())
+    for info in manifest["files"]:
+        if info["path"] == "model.onnx":
+            info |= {"sha256": file_sha256(path), "size_bytes": path.stat().st_size, "of": "", "change": "forged"}
+    (place / MANIFEST_NAME).write_text(json.dumps(manifest))
+    with pytest.raises(ContractError, match="weights lie in /etc/passwd"):
+        deployment.verify(place)

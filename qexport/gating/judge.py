@@ -228,14 +228,16 @@ class Judge:
             raise NotComparable(f"{title}: no fp32 artifact was given that can be read, to divide by; name one")
         reference = bench.records[bench.fp32, metric]
         if reference.skipped is not None:
-            raise NotComparable(f"{title}: fp32 was not measured: {reference.skipped}")
+            raise NotComparable(
+                f"{title}: fp32 was not measured ({reference.skipped}); take its budget out, or measure it elsewhere"
+            )
         if metric not in (*SIZES, *SPEEDS) and _unlike(bench.feed(bench.fp32, metric), bench.feed(name, metric)):
             raise NotComparable(f"{title}: {name} is fed other tokens than {bench.fp32}; its tokenizer is another one")
         if metric not in LIKELIHOODS:
             return reference
         if len(reference.samples) < count:
             raise NotComparable(
-                f"{title}: fp32 was scored on {len(reference.samples):,} sequences, and this on {count:,}"
+                f"{title}: fp32 was scored on {len(reference.samples):,} sequences, and this on {count:,}; give both the same text"
             )
         return reference.model_copy(update={"samples": reference.samples[:count]})
 

@@ -154,7 +154,8 @@ class ArtifactLM(TemplateLM):
             return None
         if len(continuation) > self.max_length:
             raise InputError(
-                f"a choice of {len(continuation)} tokens is longer than the model's context of {self.max_length}"
+                f"a choice of {len(continuation)} tokens is longer than the model's context of {self.max_length}; "
+                "leave the task out, or shorten the choice in the data"
             )
         # The last token is predicted and never fed, so one more than the model's length can be had.
         kept = (context + continuation)[-(self.max_length + 1) :]

@@ -197,10 +197,12 @@ class Experiment(_Value):
         keys = [(row.recipe, row.nodes, row.options) for row in self.rows]
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
-            raise ValueError(f"the row {' '.join(filter(None, twice[:2]))} is there twice")
+            raise ValueError(f"the row {' '.join(filter(None, twice[:2]))} is there twice; leave one out")
         if self.published is None and any(row.published for row in self.rows):
-            raise ValueError("rows have published figures, but [published] names no source")
-        idle = next((name for row in self.rows for name in row.published if self.metrics and name not in self.metrics), None)
+            raise ValueError("rows have published figures, but [published] names no source; add source")
+        idle = next(
+            (name for row in self.rows for name in row.published if self.metrics and name not in self.metrics), None
+        )
         if idle is not None:
             raise ValueError(f"{idle} is published, and is not among the metrics; add it there, or take its figure out")
         return self

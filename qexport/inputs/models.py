@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qexport.errors import InputError, first_words
 from qexport.files import read_json
+from qexport.inputs.leftovers import left_by_training
 from qexport.inputs.pretrained import (
     CODE_KEY,
     SIDE_FILES,
@@ -154,7 +155,9 @@ def _snapshot(spec: str, revision: str | None, *, allow_pickle: bool, trust_remo
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
-        raise InputError(f"{folder}: no config.json; give a folder written by save_pretrained")
+        raise InputError(
+            f"{folder}: {left_by_training(folder) or 'no config.json; give a folder written by save_pretrained'}"
+        )
     config = read_json(path)
     if not isinstance(config.get("model_type"), str):
         raise InputError(f"{path}: names no model_type; give a folder written by save_pretrained")
@@ -216,13 +219,13 @@ def _weight_files(folder: Path, *, allow_pickle: bool) -> tuple[Path, ...]:
         if name.endswith(".safetensors"):
             read_header(path)
         return (path,)
-    pickled = sorted(path.name for suffix in ("*.bin", "*.pt", "*.pth") for path in folder.glob(suffix))
-    if pickled and not allow_pickle:
+    pickled = [name for name in _PICKLED if (folder / name).is_file()]
+    if pickled:
         raise InputError(
             f"{folder / pickled[0]}: pickled weights can run code when they are read; convert them to safetensors, "
             "or pass --allow-pickle if you trust their origin"
         )
-    raise InputError(f"{folder}: no weights (model.safetensors); save them there, or --allow-pickle for a hub's *.bin")
+    raise InputError(f"{folder}: {left_by_training(folder) or 'no weights; save them there as model.safetensors'}")
 
 
 def load_torch_model(source: ModelSource) -> PreTrainedModel:
@@ -245,7 +248,10 @@ def load_torch_model(source: ModelSource) -> PreTrainedModel:
             attn_implementation=attention,
         )
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        raise InputError(f"{source.path}: transformers cannot build the model ({first_words(error)})") from error
+        raise InputError(
+            f"{source.path}: transformers cannot build the model ({first_words(error)}); "
+            "give the configuration that was saved with the weights"
+        ) from error
     result: PreTrainedModel = model.eval()
     return result
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from qexport.errors import InputError, first_words
 from qexport.files import read_json
+from qexport.inputs.leftovers import wrapper_of
 from qexport.inputs.weights import is_buffer
 from qexport.scratch import scratch_folder
 
@@ -151,17 +152,33 @@ def load_weights(
             output_loading_info=True,
             **choices,
         )
-    if seen["missing_keys"]:
-        first = min(seen["missing_keys"])
+    loaded: PreTrainedModel = model
+    _require_whole(
+        folder, loaded, set(seen["missing_keys"]), {key for key in seen["unexpected_keys"] if not is_buffer(key)}
+    )
+    return loaded
+
+
+def _require_whole(folder: Path, model: PreTrainedModel, missing: set[str], unused: set[str]) -> None:
+    if wrapped := wrapper_of(missing, unused):
+        raise InputError(f"{folder}: {wrapped}")
+    if missing and missing == _head_weights(model) and not unused:
         raise InputError(
-            f"{folder}: {len(seen['missing_keys'])} weights are missing, among them {first}; "
-            "give a checkpoint with a language-model head"
+            f"{folder}: the output head ({min(missing)}) is missing; if the head is the embedding, set tie_word_embeddings to "
+            "true in config.json, else give a checkpoint with a language-model head"
         )
-    unused = sorted(name for name in seen["unexpected_keys"] if not is_buffer(name))
+    if missing:
+        raise InputError(
+            f"{folder}: {len(missing)} weights are missing, among them {min(missing)}; give a checkpoint with all of them, "
+            "and the configuration that was saved with it"
+        )
     if unused:
         raise InputError(
-            f"{folder}: {len(unused)} weights would be left out, among them {unused[0]}; config.json is of another model, "
+            f"{folder}: {len(unused)} weights would be left out, among them {min(unused)}; config.json is of another model, "
             "or of a part of this one: give the one that was saved with the weights"
         )
-    loaded: PreTrainedModel = model
-    return loaded
+
+
+def _head_weights(model: PreTrainedModel) -> set[str]:
+    head = model.get_output_embeddings()
+    return {f"{path}.weight" for path, module in model.named_modules() if head is not None and module is head}

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qexport.errors import InputError
+from qexport.files import read_text
 from qexport.inputs.shown import shown
-from qexport.inputs.text import Place, TokenSet, bos_ids, encode, read_json_values, read_utf8, require_rows
+from qexport.inputs.text import Place, TokenSet, bos_ids, encode, read_json_values, require_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +56,7 @@ def load_prompts(path: Path, *, chat: bool = False) -> Prompts:
 
 
 def _lines(path: Path) -> Iterator[tuple[Place, str]]:
-    for number, line in enumerate(read_utf8(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             yield Place(f"{path}:{number}"), line.strip()
 

@@ -22,7 +22,9 @@ _NAMED = 4
 def table_rows(source: ModelSource) -> int | None:
     """The rows of the model's table of tokens, by its configuration; None where that does not say."""
     rows = source.config.get("vocab_size")
-    return rows if isinstance(rows, int) else rows_of(load_config(source.path, trust_remote_code=source.trust_remote_code))
+    return (
+        rows if isinstance(rows, int) else rows_of(load_config(source.path, trust_remote_code=source.trust_remote_code))
+    )
 
 
 def rows_of(config: PretrainedConfig) -> int | None:

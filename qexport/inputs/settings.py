@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qexport.errors import InputError, near_names
+from qexport.files import read_text
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -24,10 +25,8 @@ def read_toml(path: Path, *, otherwise: str = "check the path") -> dict[str, Any
         InputError: no such file, or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {otherwise}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_text(path, otherwise=otherwise))
+    except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not TOML ({error}); correct it there") from error
 
 

@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qexport.errors import InputError, first_words
+from qexport.inputs.leftovers import left_by_training
 from qexport.inputs.pretrained import load_config
-from qexport.inputs.weights import read_header
+from qexport.inputs.weights import is_same_tensor, stored_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from transformers import PretrainedConfig, PreTrainedModel
 
 _BYTES_A_WEIGHT = 2
 """Of the smallest type of a weight that is not quantized."""
-_MOST_LAYERS = 10_000
-"""Of pickled weights, whose tensors are not counted before they are read."""
 
 
 def parameter_count(folder: Path) -> int:
@@ -27,7 +26,11 @@ def parameter_count(folder: Path) -> int:
 
 def parameters_of(config: PretrainedConfig) -> int:
     """Number of weights of a model of this configuration, tied ones counted once."""
-    return sum(weight.numel() for weight in without_weights(config).parameters())
+    return _count(without_weights(config))
+
+
+def _count(model: PreTrainedModel) -> int:
+    return sum(weight.numel() for weight in model.parameters())
 
 
 def without_weights(config: PretrainedConfig) -> PreTrainedModel:
@@ -47,29 +50,54 @@ def require_like_weights(folder: Path, files: Sequence[Path]) -> None:
     """Refuse a configuration of another model than the weight files are of, before memory is taken for its weights.
 
     Raises:
-        InputError: transformers cannot build the model, or it has more layers or weights than the files hold.
+        InputError: transformers cannot build the model, it has more layers or weights than the files hold, a weight of
+            another shape, or it ties weights to each other that differ in the files.
     """
     place = folder / "config.json"
     config = load_config(folder)
     layers = getattr(config, "num_hidden_layers", None)
-    tensors = _tensors(files)
-    if isinstance(layers, int) and layers > tensors:
-        raise InputError(f"{place}: names {layers} layers, and the weights are {tensors} tensors; correct its sizes")
+    shapes = stored_shapes(files)
+    if isinstance(layers, int) and layers > len(shapes):
+        raise InputError(
+            f"{place}: names {layers} layers, and the weights are {len(shapes)} tensors; correct its sizes"
+        )
     try:
-        needed = parameters_of(config)
+        model = without_weights(config)
     except Exception as error:  # what a model's own checks raise has no common base
         raise InputError(
             f"{place}: transformers cannot build the model ({first_words(error)}); correct its values"
         ) from error
-    held = sum(file.stat().st_size for file in files) // _BYTES_A_WEIGHT
+    held, needed = sum(file.stat().st_size for file in files) // _BYTES_A_WEIGHT, _count(model)
     if needed > held:
+        way_out = left_by_training(folder) or "give the configuration that was saved with them"
         raise InputError(
-            f"{place}: describes {needed:,} weights, and the weight files have room for {held:,}; "
-            "give the configuration that was saved with them"
+            f"{place}: describes {needed:,} weights, and the weight files have room for {held:,}; {way_out}"
         )
+    _require_shapes(place, model, shapes)
+    _require_alike_where_tied(place, model, files, shapes)
 
 
-def _tensors(files: Sequence[Path]) -> int:
-    if any(file.suffix != ".safetensors" for file in files):
-        return _MOST_LAYERS
-    return sum(len(read_header(file)[1]) for file in files)
+def _require_shapes(place: Path, model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for name, weight in model.named_parameters():
+        if name in shapes and shapes[name] != tuple(weight.shape):
+            raise InputError(
+                f"{place}: makes {name} {list(weight.shape)}, and in the weights it is {list(shapes[name])}; correct its "
+                "sizes (vocab_size, hidden_size and their like), or give the one that was saved with the weights"
+            )
+
+
+def _require_alike_where_tied(
+    place: Path, model: PreTrainedModel, files: Sequence[Path], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Transformers keeps one of several weights that are tied, whatever the files hold for the others."""
+    ties: dict[int, list[str]] = {}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        bare = name.removeprefix(f"{model.base_model_prefix}.")  # old checkpoints are of the model without its head
+        ties.setdefault(id(weight), []).extend(each for each in dict.fromkeys((name, bare)) if each in shapes)
+    for first, *others in filter(None, ties.values()):
+        for other in others:
+            if not is_same_tensor(files, first, other):
+                raise InputError(
+                    f"{place}: ties {first} and {other} to each other, and in the weights they differ; set "
+                    "tie_word_embeddings to false there"
+                )

@@ -16,7 +16,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from qexport.errors import InputError, near_names
-from qexport.inputs.text import read_json_values, read_utf8
+from qexport.files import read_text
+from qexport.inputs.text import read_json_values
 
 MMLU_SUBJECTS = (
     "abstract_algebra",
@@ -257,7 +258,7 @@ def _csv_values(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _csv_records(path: Path) -> Iterator[tuple[str, list[str]]]:
-    reader = csv.reader(io.StringIO(read_utf8(path)))
+    reader = csv.reader(io.StringIO(read_text(path)))
     line = 1
     while True:
         try:

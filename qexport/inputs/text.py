@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from qexport.errors import InputError
+from qexport.files import read_text
 from qexport.inputs.shown import shown
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def load_text(path: Path) -> Text:
 
 
 def _txt_documents(path: Path) -> Iterator[tuple[Place, str]]:
-    content = read_utf8(path)
+    content = read_text(path)
     start, line = 0, 1
     for end in (*_DOCUMENT_END.finditer(content), None):
         document = content[start:] if end is None else content[start : end.start()]
@@ -142,27 +143,13 @@ def _json_documents(path: Path) -> Iterator[tuple[Place, str]]:
         yield Place(place), text
 
 
-def read_utf8(path: Path) -> str:
-    """The content of a text file, without a byte order mark.
-
-    Raises:
-        InputError: it cannot be read, or is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 (byte {error.start}); convert it first") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-
-
 def read_json_values(path: Path) -> Iterator[tuple[str, Any]]:
     """The values of a ``.jsonl`` file, one a line, or of the list in a ``.json`` file, each with its place in words.
 
     Raises:
         InputError: no such file, not UTF-8, not JSON, no list, or a text with half a character in it.
     """
-    content = read_utf8(path)
+    content = read_text(path)
     values = _jsonl_values(path, content) if path.suffix.lower() == ".jsonl" else _json_values(path, content)
     for place, value in values:
         for text in _texts_in(value):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import torch
+
 CHUNK_BYTES = 1 << 24
 MAX_HEADER_BYTES = 100_000_000
 """The limit that the safetensors library itself sets."""
@@ -128,7 +130,8 @@ def check_shards(index_path: Path) -> tuple[Path, ...]:
         raise InputError(f"{index_path}: not an index of weight files (no weight_map); {_WAY_OUT}") from error
     if not tensors_of:
         raise InputError(f"{index_path}: names no weight files; {_WAY_OUT}")
-    files = []
+    files: list[Path] = []
+    places: dict[str, str] = {}
     for file_name, tensors in sorted(tensors_of.items()):
         file = index_path.parent / file_name
         if file_name != file.name:
@@ -136,11 +139,45 @@ def check_shards(index_path: Path) -> tuple[Path, ...]:
         if not file.is_file():
             raise InputError(f"{file}: missing, though {index_path.name} names it; {_WAY_OUT}")
         if file.suffix == ".safetensors":
-            missing = tensors - {entry.name for entry in read_header(file)[1]}
-            if missing:
+            held = {entry.name for entry in read_header(file)[1]}
+            if missing := tensors - held:
                 raise InputError(f"{file}: has no {min(missing)}, though {index_path.name} places it there; {_WAY_OUT}")
+            if twice := held & places.keys():
+                raise InputError(f"{file}: holds {min(twice)}, which {places[min(twice)]} holds too; {_WAY_OUT}")
+            places |= dict.fromkeys(held, file_name)
         files.append(file)
     return tuple(files)
+
+
+def stored_shapes(files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor in weight files that were checked, by its name."""
+    if any(file.suffix != ".safetensors" for file in files):
+        return {name: tuple(tensor.shape) for file in files for name, tensor in _unpickled(file, device="meta").items()}
+    return {entry.name: entry.shape for file in files for entry in read_header(file)[1]}
+
+
+def is_same_tensor(files: Sequence[Path], first: str, second: str) -> bool:
+    """Say whether two tensors of weight files hold the same numbers."""
+    import torch
+
+    one, other = (_stored(files, name) for name in (first, second))
+    return one.dtype == other.dtype and torch.equal(one, other)
+
+
+def _stored(files: Sequence[Path], name: str) -> torch.Tensor:
+    from safetensors import safe_open
+
+    for file in files:
+        if file.suffix != ".safetensors":
+            found: torch.Tensor | None = _unpickled(file).get(name)
+            if found is not None:
+                return found
+            continue
+        with safe_open(file, framework="pt") as opened:
+            if name in opened.keys():  # noqa: SIM118 (it is no mapping)
+                tensor: torch.Tensor = opened.get_tensor(name)
+                return tensor
+    raise KeyError(name)
 
 
 def is_buffer(name: str) -> bool:
@@ -192,26 +229,32 @@ def _not_finite(path: Path, name: str) -> InputError:
 
 
 def _scan_pickled(path: Path, digest: _Hash) -> None:
-    import pickle
-
     import torch
 
     with path.open("rb") as handle:
         while block := handle.read(CHUNK_BYTES):
             digest.update(block)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path}: cannot be read as a state dict of plain tensors; {_WAY_OUT}") from error
-    if not isinstance(state, dict):
-        raise InputError(f"{path}: holds a {type(state).__name__}, not a state dict; {_WAY_OUT}")
-    for name, tensor in state.items():
+    for name, tensor in _unpickled(path).items():
         if is_buffer(name):
             continue
         if not isinstance(tensor, torch.Tensor) or tensor.dtype not in _torch_floats():
             raise InputError(f"{path}: {name} is not a floating-point weight; give the original model")
         if not bool(torch.isfinite(tensor).all()):
             raise _not_finite(path, name)
+
+
+def _unpickled(path: Path, *, device: str = "cpu") -> dict[str, Any]:
+    import pickle
+
+    import torch
+
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path}: cannot be read as a state dict of plain tensors; {_WAY_OUT}") from error
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: holds a {type(state).__name__}, not a state dict; {_WAY_OUT}")
+    return state
 
 
 def _torch_floats() -> tuple[object, ...]:

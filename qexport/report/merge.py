@@ -39,7 +39,9 @@ def merge(sources: Sequence[Path]) -> list[Measurement]:
             key = record.run, record.row, record.metric
             if key in origin:
                 again = "twice" if origin[key] == path else f"in {origin[key]} too"
-                raise InputError(f"{path}: {record.metric} of {record.row} in the run {record.run} is {again}")
+                raise InputError(
+                    f"{path}: {record.metric} of {record.row} in the run {record.run} is {again}; name each run once"
+                )
             origin[key] = path
         names |= {record.run for record in records}
         merged += records

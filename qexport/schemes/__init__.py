@@ -111,5 +111,5 @@ def with_fields(scheme: T, choices: Mapping[str, object]) -> T:
         try:
             values[name] = TypeAdapter(hints[name]).validate_python(value)
         except ValidationError as error:
-            raise InputError(f"the option {name}: {value!r}: {error.errors()[0]['msg']}") from error
+            raise InputError(f"the option {name}: {value!r}: {error.errors()[0]['msg']}; correct it") from error
     return dataclasses.replace(scheme, **values)  # type: ignore[type-var]  # every scheme is a dataclass

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from qexport.artifact import QuantizedNode
-from qexport.errors import ContractError, UnsupportedHere
+from qexport.errors import ContractError, UnsupportedHere, first_words
 from qexport.inputs.models import copy_side_files
 from qexport.runtime import Provider
 from qexport.schemes import SchemeResult, Settings, with_fields
@@ -121,7 +121,9 @@ class Bnb:
     def _verified(self, name: str, model: PreTrainedModel) -> tuple[QuantizedNode, ...]:
         wanted = dict.fromkeys(linear_modules(model.config), self.kind)
         if not wanted:
-            raise UnsupportedHere(f"{name}: has no linear layer that bitsandbytes could quantize")
+            raise UnsupportedHere(
+                f"{name}: has no linear layer that bitsandbytes could quantize; take a recipe for ONNX such as w4a16-rtn"
+            )
         require_same_modules(name, found=quantized_modules(model), wanted=wanted)
         return tuple(
             QuantizedNode(
@@ -140,6 +142,8 @@ class Bnb:
         try:
             logits = torch_logits(model, np.zeros((1, 2), np.int64))
         except (AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
-            raise UnsupportedHere(f"{name}: bitsandbytes {self.kind} cannot run here ({error})") from error
+            raise UnsupportedHere(
+                f"{name}: bitsandbytes {self.kind} cannot run here ({first_words(error)}); take a recipe for ONNX"
+            ) from error
         if not np.isfinite(logits).all():
             raise ContractError(f"{name}: bitsandbytes {self.kind} computes logits that are not finite")

@@ -123,7 +123,7 @@ class Fp8:
         if self.activations == "none":
             return {}
         if tokens is None:
-            raise InputError("static FP8 needs windows of calibration text, and none were given")
+            raise InputError("static FP8 needs windows of calibration text; give tokens, or choose activations none")
         names = [_name(model.graph.node(node.name).inputs[0]) for node in selection.matmuls]
         ranges = calibrating.calibrate(parent, names, tokens, calibrating.METHODS[METHOD]) if names else {}
         return {name: max(-low, high) for name, (low, high) in ranges.items()}

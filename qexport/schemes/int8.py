@@ -131,12 +131,16 @@ class Int8:
                 raise InputError("the options method and symmetric are for static activations; use int8-static")
             activations = _dynamic(self.activations, choices)
             if activations.per_token and "engine" in choices:
-                raise InputError("the option engine is not for activations per token, which no engine writes")
+                raise InputError(
+                    "the option engine is not for activations per token, which no engine writes; leave one of the two out"
+                )
         scheme = with_fields(replace(self, activations=activations), rest)
         if scheme.target != "tensorrt":
             return scheme
         if "grid" in rest and scheme.grid is not WeightGrid.INT8:
-            raise InputError(f"the option grid: {scheme.grid.value}: TensorRT takes int8 weights only")
+            raise InputError(
+                f"the option grid: {scheme.grid.value}: TensorRT takes int8 weights only; choose --weights int8"
+            )
         return replace(scheme, symmetric=True, grid=WeightGrid.INT8)
 
     @property
@@ -217,7 +221,7 @@ class Int8:
         if not groups:
             return None
         if tokens is None:
-            raise InputError("smoothing needs windows of calibration text, and none were given")
+            raise InputError("smoothing needs windows of calibration text; give tokens, or choose no smooth")
         samples = calibration.sample(parent, [group.tensor for group in groups], tokens)
         scales = {}
         for group in groups:
@@ -260,7 +264,7 @@ class Int8:
         if isinstance(self.activations, Dynamic):
             return None
         if tokens is None:
-            raise InputError("static INT8 needs windows of calibration text, and none were given")
+            raise InputError("static INT8 needs windows of calibration text; give tokens")
         chosen = {node.name for node in selection.matmuls}
         inputs = [node.inputs[0] for node in model.graph if node.name in chosen]
         tensors = [value.name for value in inputs if value is not None and value.name is not None]
@@ -288,7 +292,7 @@ def _grid(name: str) -> WeightGrid:
 def _dynamic(activations: Dynamic, choices: Mapping[str, object]) -> Dynamic:
     chosen = choices.get("per_token", activations.per_token)
     if not isinstance(chosen, bool):
-        raise InputError(f"the option per_token: {chosen!r}: use true or false")
+        raise InputError(f"the option per_token: {chosen!r} is no truth value; use true or false")
     return Dynamic(per_token=chosen)
 
 

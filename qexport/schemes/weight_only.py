@@ -98,9 +98,11 @@ class WeightOnly:
         """See :meth:`qexport.schemes.OnnxScheme.configured`."""
         scheme = with_fields(self, choices)
         if scheme.target == "tensorrt" and choices.get("symmetric") is False:
-            raise InputError("the option symmetric: TensorRT takes symmetric blocks only")
+            raise InputError("the option symmetric: TensorRT takes symmetric blocks only; leave --asymmetric out")
         if scheme.compute == "int8" and scheme.target != "cpu":
-            raise InputError(f"the option compute: int8 is a kernel of the CPU that the target {scheme.target} has not")
+            raise InputError(
+                f"the option compute: int8 is a kernel of the CPU that the target {scheme.target} has not; leave --compute out"
+            )
         if scheme.target == "cuda":  # its fused kernels take blocks of 32 without zero points only
             friendly = {"block_size": 32, "symmetric": True}
             return with_fields(scheme, {name: value for name, value in friendly.items() if name not in choices})
@@ -299,7 +301,7 @@ def _each(
 
 def _required(tokens: TokenSet | None) -> TokenSet:
     if tokens is None:
-        raise InputError("GPTQ and AWQ need windows of calibration text, and none were given")
+        raise InputError("GPTQ and AWQ need windows of calibration text; give tokens")
     return tokens
 
 

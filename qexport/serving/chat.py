@@ -45,7 +45,9 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
-            raise InputError(f"the chat template cannot be read (line {error.lineno}: {error.message})") from error
+            raise InputError(
+                f"the chat template cannot be read (line {error.lineno}: {error.message}); correct chat_template.jinja"
+            ) from error
         self._special = dict(special)
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:

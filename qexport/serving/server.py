@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qexport.artifact import load_artifact, require_named
+from qexport.artifact import require_named
 from qexport.errors import InputError, UnsupportedHere
+from qexport.own_data import load_verified
 from qexport.runtime import open_session
 from qexport.serving.chat import load_template
 from qexport.serving.tokens import Tokens
@@ -105,8 +106,7 @@ def load(path: Path, *, provider: Provider, threads: int | None) -> Served:
     _require_libraries()
     from qexport.serving.app import Served
 
-    # Not graph.load_verified, which needs onnx: the images have none, and ONNX Runtime refuses weights outside of the folder.
-    artifact = load_artifact(path, verify=True)
+    artifact = load_verified(path)
     require_onnx(artifact, "to serve")
     require_named(artifact, _READ)  # a file laid beside would decide what is answered
     tokens = Tokens(path)

@@ -326,18 +326,19 @@ def test_the_manifest_decides_which_kernels_must_run(fp32, tmp_path):
         server.load(made.path, provider="cpu", threads=1)
 
 
-@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd"])
-def test_a_resealed_graph_reads_no_file_outside_of_its_folder(fp32, tmp_path, location):
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "config.json.bak"])
+def test_a_resealed_graph_reads_no_file_of_others(fp32, tmp_path, location):
     import shutil
 
     from tests.test_graph_files import outside
 
     folder = shutil.copytree(fp32("llama").path, tmp_path / "artifact")
-    (tmp_path / "secret.bin").write_bytes(bytes(2**20))
+    for place in (tmp_path / "secret.bin", folder / "config.json.bak"):
+        place.write_bytes(bytes(2**20))
     outside(folder, location)
     ended = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(folder)], capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode != 0
     assert ended.stdout == ""
-    assert "External data path" in ended.stderr
+    assert "which is no file of the manifest" in ended.stderr

@@ -1,0 +1,64 @@
+"""Folders that training leaves behind and that hold no model as transformers loads it, each with its way out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+_PREFIXES: Mapping[str, str] = {
+    "_orig_mod.": "torch.compile's; save the model that it wraps (model._orig_mod)",
+    "module.": "DataParallel's; save the model that it wraps (model.module)",
+    "_fsdp_wrapped_module.": "FSDP's; save a full state dict",
+    "base_model.model.": "peft's; merge the adapter (merge_and_unload) and save the merged model",
+    "model._orig_mod.": "torch.compile's; save the model that it wraps (model._orig_mod)",
+}
+"""What a wrapper puts before the names of all weights: whose it is, and the way out."""
+
+_ADAPTER = "holds an adapter, not a model; merge it (merge_and_unload in peft) and save the merged model"
+_TOGETHER = "and give the result with config.json and the tokenizer"
+_LEFT: Mapping[str, str] = {
+    "adapter_config.json": _ADAPTER,
+    "adapter_model.*": _ADAPTER,
+    "zero_to_fp32.py": f"holds DeepSpeed's shards; run `python zero_to_fp32.py . OUTPUT --safe_serialization`, {_TOGETHER}",
+    "global_step*": f"holds DeepSpeed's shards; put them together with DeepSpeed's zero_to_fp32.py, {_TOGETHER}",
+    "pytorch_model_fsdp*": f"holds FSDP's shards; put them together with `accelerate merge-weights`, {_TOGETHER}",
+    "*.gguf": "holds llama.cpp's GGUF, which is quantized already in most cases; give the original model",
+    "consolidated*.pth": "holds weights in Meta's layout; give the same model in transformers' layout",
+}
+"""By a file or folder that is there: what it is, and the way out. The first that fits is named."""
+
+
+def left_by_training(folder: Path) -> str:
+    """What lies in a folder instead of a model's weights, with the way out; nothing where that is not known."""
+    checkpoints = list(folder.glob("checkpoint-*/config.json"))
+    if checkpoints:
+        latest = max(checkpoints, key=lambda path: (_step(path.parent.name), path.parent.name)).parent
+        return f"holds {len(checkpoints)} checkpoints, not a model; give one of these, such as {latest}"
+    for pattern, words in _LEFT.items():
+        if any(folder.glob(pattern)):
+            return words
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    if others:
+        return f"holds {others[0]}, which transformers does not look for; rename it to model.safetensors if it is the model"
+    return ""
+
+
+def wrapper_of(missing: Collection[str], unused: Collection[str]) -> str:
+    """Whose wrapper the weights were saved with, with the way out, if their names say so; else nothing.
+
+    Args:
+        missing: weights that the model has, and the files have not.
+        unused: weights that the files have, and the model has not.
+    """
+    for prefix, words in _PREFIXES.items():
+        if unused and all(name.startswith(prefix) for name in unused):
+            bare = {name.removeprefix(prefix) for name in unused}
+            if bare & set(missing):
+                return f"the names of its weights begin with {prefix}, which is {words}"
+    return ""
+
+
+def _step(name: str) -> int:
+    found = re.search(r"\d+", name)
+    return int(found.group()) if found else -1
