@@ -179,7 +179,7 @@ class Apart:
         """
         opened, _ = _read(self._file)
         if opened is None:
-            raise InputError(f"{self._file}: nothing was answered")
+            raise InputError(f"{self._file}: nothing was answered; ask something first")
         return opened
 
     def _question(self, *, passages: tuple[Passage, ...] = (), prompts: tuple[Prompt, ...] = ()) -> _Question:
@@ -227,7 +227,8 @@ class Apart:
             )
             look()
             if code is None or not question.ended.is_file():
-                raise child.no_answer(f"requests to {self._row}", code, output, HUNG_S)
+                died = child.no_answer(f"requests to {self._row}", code, output, HUNG_S)
+                raise fits.killed(self._artifact, str(died)) if isinstance(died, child.Killed) else died
             ended = _Ended.model_validate_json(question.ended.read_text())
         if ended.error is not None:
             raise child.raised(ended.error, ended.message)

@@ -32,6 +32,10 @@ _ERRORS: dict[str, type[QExportError]] = {
 } | {ProviderUnavailable.__name__: ProviderUnavailable}
 
 
+class Killed(UnsupportedHere):
+    """The system killed a child."""
+
+
 def run_child(module: str, question: str, output: Path, *, threads: int, timeout_s: float) -> int | None:
     """Run ``python -m module`` until it ends.
 
@@ -185,14 +189,15 @@ def no_answer(what: str, code: int | None, output: Path, timeout_s: float) -> Un
     """
     if code is None:
         return UnsupportedHere(f"no answer within {timeout_s:.0f} s")
+    if code == -signal.SIGKILL:
+        return Killed("killed by signal 9 (SIGKILL), most likely out of memory")
     logger.debug("%s: the child's output:\n%s", what, _tail(output))
     return UnsupportedHere(_cause_of_death(code, output))
 
 
 def _cause_of_death(code: int, output: Path) -> str:
     if code < 0:
-        name = signal.Signals(-code).name
-        return f"killed by signal {-code} ({name})" + (", most likely out of memory" if name == "SIGKILL" else "")
+        return f"killed by signal {-code} ({signal.Signals(-code).name})"
     lines = [line for line in _tail(output).splitlines() if line.strip()]
     return f"ended with exit code {code}: {lines[-1].strip() if lines else 'without a word'}"
 

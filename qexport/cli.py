@@ -814,7 +814,7 @@ def _text(file: Path | None, dataset: str | None, file_option: str, dataset_opti
     from qexport.inputs.text import load_dataset_text, load_text
 
     if file is not None and dataset is not None:
-        raise InputError(f"{file_option} and {dataset_option}: give one of the two")
+        raise InputError(f"{file_option} and {dataset_option}: both name a text; give one of the two")
     if file is not None:
         return load_text(file)
     return load_dataset_text(dataset) if dataset is not None else None

@@ -19,17 +19,17 @@ _TEXT, _WINDOWS, _SENTENCES, _PROMPTS = "text", "windows", "sentences", "prompts
 _TIMED, _QUESTION, _TASKS = "timed", "question", "tasks"
 _ENGINE, _CALIBRATED, _EXPORTED = "engine", "calibrated", "exported"
 
-_WORDS: Mapping[str, str] = {
-    _TEXT: "no metric is measured on text; add perplexity",
-    _WINDOWS: "no metric is of windows; add perplexity",
-    _SENTENCES: "no metric is of sentences; add latency_s",
-    _PROMPTS: "no metric is of new tokens; add token_latency_s",
-    _TIMED: "no metric is timed; add latency_s",
-    _QUESTION: "no metric is of a session; add total_s",
-    _TASKS: "no task is asked; name one with --tasks",
-    _ENGINE: "no recipe has an engine; add int8-static",
-    _CALIBRATED: "no recipe learns from calibration text; add int8-static",
-    _EXPORTED: "every recipe stays in PyTorch; add fp32",
+_WORDS: Mapping[str, tuple[str, str]] = {
+    _TEXT: ("no metric is measured on text", "add perplexity"),
+    _WINDOWS: ("no metric is of windows", "add perplexity"),
+    _SENTENCES: ("no metric is of sentences", "add latency_s"),
+    _PROMPTS: ("no metric is of new tokens", "add token_latency_s"),
+    _TIMED: ("no metric is timed", "add latency_s"),
+    _QUESTION: ("no metric is of a session", "add total_s"),
+    _TASKS: ("no task is asked", "add one's metric, such as piqa_acc"),
+    _ENGINE: ("no recipe has an engine", "add int8-static"),
+    _CALIBRATED: ("no recipe learns from calibration text", "add int8-static"),
+    _EXPORTED: ("every recipe stays in PyTorch", "add fp32"),
 }
 """By what a choice needs: what is missing, and the way out."""
 
@@ -61,6 +61,12 @@ _NEEDS: Mapping[str, str] = {
 }
 
 
+def idle(choices: Iterable[str], metrics: Iterable[str], recipes: Iterable[Recipe]) -> list[str]:
+    """The choices that no metric and no recipe goes by; see :func:`require_effect`."""
+    used = {use for metric in metrics for use in _uses(metric)} | {use for each in recipes for use in _uses_of(each)}
+    return [choice for choice in choices if _NEEDS[choice] not in used]
+
+
 def require_effect(
     choices: Collection[str], metrics: Collection[str], recipes: Iterable[Recipe], *, place: str = ""
 ) -> None:
@@ -76,10 +82,9 @@ def require_effect(
     Raises:
         InputError: one would change nothing.
     """
-    used = {use for metric in metrics for use in _uses(metric)} | {use for each in recipes for use in _uses_of(each)}
-    for choice in choices:
-        if _NEEDS[choice] not in used:
-            raise InputError(f"{place}{choice}: has no effect, since {_WORDS[_NEEDS[choice]]}, or leave {choice} out")
+    for choice in idle(choices, metrics, recipes):
+        lack, way_out = _WORDS[_NEEDS[choice]]
+        raise InputError(f"{place}{choice}: has no effect, since {lack}; {way_out}, or leave {choice} out")
 
 
 def choices_in(experiment: Experiment) -> list[str]:

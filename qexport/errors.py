@@ -61,7 +61,15 @@ class UnsupportedHere(QExportError):
     """This machine or installation lacks what is needed."""
 
 
-_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "can't allocate memory", "failed to allocate memory", "out of memory")
+_OUT_OF_MEMORY = (
+    "bad_alloc",
+    "bad allocation",
+    "can't allocate memory",
+    "failed to allocate memory",
+    "out of memory",
+    "cannot allocate memory",
+    "failed to map segment",
+)
 """Words of ONNX Runtime, PyTorch and C++'s library, whose errors have no class of their own."""
 
 

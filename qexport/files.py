@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,23 @@ from qexport.errors import InputError
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text in UTF-8 beside ``path`` first, then rename it; whatever stops it, ``path`` holds what it held before."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    write_all({path: text})
+
+
+def write_all(texts: Mapping[Path, str]) -> None:
+    """Write several texts as :func:`write_whole` does one: a full disk leaves all files as they were."""
+    beside = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in texts}
+    for path in texts:
+        if path.is_dir():  # found before the first file is replaced
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     try:
-        beside.write_text(text, encoding="utf-8", newline="\n")
-        beside.replace(path)
+        for path, text in texts.items():
+            beside[path].write_text(text, encoding="utf-8", newline="\n")
+        for path, place in beside.items():
+            place.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        for place in beside.values():
+            place.unlink(missing_ok=True)
 
 
 def read_text(path: Path, *, otherwise: str = "check the path") -> str:

@@ -231,8 +231,9 @@ def require_provider(provider: Provider) -> None:
         timeout=_PROVIDER_TIMEOUT_S,
     )
     if tried.returncode != 0:
-        lines = tried.stderr.strip().splitlines() or ["without a word"]
-        raise ProviderUnavailable(lines[-1].partition("ProviderUnavailable: ")[2] or lines[-1])
+        last = (tried.stderr.strip().splitlines() or ["without a word"])[-1]
+        reason = last.partition("ProviderUnavailable: ")[2] or f"--provider {provider}: {last}; use --provider cpu"
+        raise ProviderUnavailable(reason)
 
 
 def measure(job: Job, ask: Ask | None = None) -> list[Measurement]:
@@ -256,12 +257,14 @@ def measure(job: Job, ask: Ask | None = None) -> list[Measurement]:
         }
         return _records(job, artifact, probe.metrics, _Answer(figures=figures))
     if job.tokens is None or job.tokens.kind != probe.tokens:
-        raise InputError(f"{job.probe} of {job.row}: needs a token set of {probe.tokens}")
+        raise InputError(f"{job.probe} of {job.row}: needs a token set of {probe.tokens}; give one")
     if job.provider == "cpu" and set(job.metrics or probe.metrics) <= _ON_DEVICE:
         return _records(job, artifact, probe.metrics, _Answer(), skipped=_NO_DEVICE)
     try:
         fits.require_fit(artifact, job.provider)
         answer = (ask or _ask_child)(job, artifact, job.tokens)
+    except child.Killed as error:
+        return _records(job, artifact, probe.metrics, _Answer(), skipped=str(fits.killed(artifact, str(error))))
     except UnsupportedHere as error:
         return _records(job, artifact, probe.metrics, _Answer(), skipped=str(error))
     return _records(job, artifact, probe.metrics, _judged(answer, job.key))
@@ -345,7 +348,9 @@ def merge_rounds(records: Sequence[Measurement]) -> Measurement:
             return record
         same = {"samples": first.samples, "warmups": first.warmups, "facts": first.facts}
         if record.model_copy(update=same) != first:
-            raise NotComparable(f"{first.row}, {first.metric}: rounds under unlike conditions are not one measurement")
+            raise NotComparable(
+                f"{first.row}, {first.metric}: rounds under unlike conditions are not one measurement; measure again"
+            )
     return first.model_copy(
         update={
             "samples": tuple(row for record in records for row in record.samples),
@@ -508,7 +513,7 @@ class Subject:
         """
         probe = PROBES[question.probe]
         if not isinstance(probe, Probe):
-            raise InputError(f"{question.probe}: nothing of it is run")
+            raise InputError(f"{question.probe}: reads files and runs nothing; ask another probe")
         with np.load(question.sequences) as archive:
             sequences = tuple(archive[f"arr_{index}"] for index in range(len(archive.files)))
         trial = Trial(

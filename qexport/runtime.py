@@ -298,7 +298,12 @@ class OrtSession:
         if replay and provider == "cuda" and cache == "by length":
             provider_options["enable_cuda_graph"] = "1"
             self._facts["cuda_graph"] = 1
-        self._session = _load(path, options, _PROVIDERS[provider], provider_options)
+        try:
+            self._session = _load(path, options, _PROVIDERS[provider], provider_options)
+        except BaseException:
+            if self._profile_folder is not None:
+                self._profile_folder.cleanup()
+            raise
         # A graph that counts positions from the past's length would take the buffer's for it.
         self._cache: Cache = cache if any(tensor.name == "position_ids" for tensor in self.inputs) else "grows"
         self._check_provider()

@@ -45,7 +45,7 @@ class Worker:
         threads = job.threads or cpu.cores()
         with self._changing:
             if self._closed:
-                raise UnsupportedHere("the comparison was stopped")
+                raise UnsupportedHere("the comparison was stopped; go on with --resume")
             if self._conversation is None:
                 self._conversation = child.Conversation("qexport.worker", folder / "output", threads=threads)
             conversation = self._conversation

@@ -15,6 +15,7 @@ import pytest
 from qexport import measure, pipeline
 from qexport.artifact import load_artifact
 from qexport.baseline import read_baseline
+from qexport.effect import choices_of, idle
 from qexport.gate import update
 from qexport.gating import bench
 from qexport.gating.bench import GateOptions
@@ -22,6 +23,8 @@ from qexport.inputs.budgets import GatePlan
 from qexport.selection import parse_selector
 from tests import in_process
 
+NO_GRAPH = b"\x08\x07"
+"""A model of ONNX that has a version and nothing else: it can be read, and does not run."""
 QUESTIONS = Path(__file__).resolve().parent / "data" / "tasks"
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "and", "then", "other", "was", "not", "here")
 WINDOWS = 32
@@ -60,11 +63,16 @@ class Gated:
     def plan(self, budgets: Any = None, **settings: Any) -> GatePlan:
         """A plan with these budgets, on the text of this folder and a few local questions."""
         common = {"text": self.text, "window": 24, "sentences": None, "tasks": {"data": QUESTIONS, "limit": 12}}
+        made = GatePlan.model_validate({"budgets": budgets or {}, **common, **settings})
+        unused = set(idle(choices_of(made), made.metrics, ())) - settings.keys()
+        common = {name: value for name, value in common.items() if name not in unused}
         return GatePlan.model_validate({"budgets": budgets or {}, **common, **settings})
 
     def config(self, path: Path, budgets: str) -> Path:
         """The same as a file of budgets."""
-        path.write_text(f"text = {json.dumps(str(self.text))}\nwindow = 24\n{budgets}")
+        scored = "perplexity" in budgets or "drift" in budgets
+        text = f"text = {json.dumps(str(self.text))}\nwindow = 24\n" if scored else ""
+        path.write_text(text + budgets)
         return path
 
 

@@ -257,6 +257,7 @@ def test_what_a_manifest_says_is_kept_without_its_place(tmp_path, path):
         weight_bytes=16,
     )
     with new_artifact(tmp_path / "mine") as draft:
+        (draft.path / "model.onnx").write_bytes(b"x")
         draft.finish(made)
     structure = structure_of(load_artifact(tmp_path / "mine"))
     assert structure == Structure(
@@ -279,6 +280,7 @@ def test_what_a_manifest_says_is_kept_without_its_place(tmp_path, path):
 def test_an_artifact_with_nothing_quantized(tmp_path):
     info = ModelInfo(name="tiny", weights_sha256="0" * 64, architecture="gpt2", parameters=4)
     with new_artifact(tmp_path / "mine") as draft:
+        (draft.path / "model.onnx").write_bytes(b"x")
         draft.finish(Manifest(kind="onnx", model=info, recipe="fp32", weight_bytes=16))
     assert structure_of(load_artifact(tmp_path / "mine")) == Structure(recipe="fp32")
 

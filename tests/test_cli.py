@@ -275,7 +275,7 @@ def test_calibration_text_that_cannot_be_used(art, tmp_path, name, content, mess
         (("--include", "transformer.h.0.attn.c_atn", *ORT), "did you mean transformer.h.0.attn.c_attn"),
         (("--include", "[a", *ORT), "not a regular expression"),
         (("--nodes", "attention", "--exclude", ".*", *ORT), "nothing is left to quantize"),
-        (("--nodes", "@absent.txt", *ORT), "absent.txt: cannot read the list of nodes"),
+        (("--nodes", "@absent.txt", *ORT), "absent.txt: cannot be read"),
         (("--recipe", "bnb-nf4", "--nodes", "attention"), "leave --nodes out"),
         (("--method", "mse", *DYNAMIC), "for static activations"),
         (("--text", "a.txt", "--dataset", "b:c"), "give one of the two"),
@@ -556,7 +556,13 @@ def test_a_fault_of_qexport_itself_is_one_line_and_no_failed_gate(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("std::bad_alloc"), RuntimeError("Failed to allocate memory")]
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("Failed to allocate memory"),
+        ImportError("failed to map segment"),
+    ],
 )
 def test_memory_that_ran_out_is_one_line(monkeypatch, error):
     from qexport import pipeline

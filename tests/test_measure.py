@@ -305,7 +305,10 @@ def test_what_cannot_run_here_is_skipped_with_its_reason(uniform, monkeypatch):
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", "killed by signal 9 (SIGKILL), most likely out of memory"),
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            "killed by signal 9 (SIGKILL), most likely out of memory: loading it takes about 0.1 GB, and running it more; free some, take a machine with more, or a smaller model",
+        ),
         ("os.abort()", "killed by signal 6 (SIGABRT)"),
         ("print('no luck', file=sys.stderr, flush=True); os._exit(3)", "ended with exit code 3: no luck"),
     ],

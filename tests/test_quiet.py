@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 import sys
 import threading
 import warnings
@@ -10,6 +12,7 @@ import warnings
 import pytest
 
 from qexport.quiet import quiet
+from tests.inputs.test_models import shard
 
 
 def test_this_thread_is_not_heard_and_others_are(capsys, caplog):
@@ -37,3 +40,18 @@ def test_everything_is_heard_again_even_after_an_error(capsys, caplog):
         warnings.warn("and this", stacklevel=1)
     assert capsys.readouterr().out == "heard\n"
     assert "heard too" in caplog.text
+
+
+def test_a_model_in_shards_loads_without_a_bar(tiny, tmp_path, capfd):
+    """``--quiet`` must hold for transformers' bars too."""
+    from qexport.inputs.models import load_tokenizer, load_torch_model, locate_model
+
+    folder = shutil.copytree(tiny("gpt2"), tmp_path / "model")
+    shard(folder)
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"revisionn": "x"}))
+    source = locate_model(folder)
+    load_torch_model(source)
+    load_tokenizer(source)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""

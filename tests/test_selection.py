@@ -242,6 +242,8 @@ def test_names_from_a_file(tmp_path):
     selector = parse_selector(f"@{listed},lm-head")
     assert chosen(selector) == {"body.0.x", "body.1.z", "head"}
     assert selector.rules == "--nodes lm-head --nodes @file of 2 names"
+    listed.write_bytes(b"\xef\xbb\xbfbody.0.x\r\nbody.1.z/MatMul\r\n")  # as Windows' editors save it
+    assert chosen(parse_selector(f"@{listed}")) == {"body.0.x", "body.1.z"}
     listed.write_text("body.0.x\nbody.0.xx\n")
     with pytest.raises(SelectionError, match=r"body\.0\.xx: matches no node; did you mean body\.0\.x"):
         chosen(parse_selector(f"@{listed}"))
@@ -253,7 +255,7 @@ def test_a_file_without_names_is_refused(tmp_path, content):
     listed.write_bytes(content)
     with pytest.raises(InputError, match=re.escape(str(listed))):
         parse_selector(f"@{listed}")
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="cannot be read"):
         parse_selector(f"@{tmp_path / 'absent'}")
 
 

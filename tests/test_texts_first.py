@@ -105,12 +105,34 @@ def test_a_token_that_the_model_has_no_row_for(chatty, jsonl, tmp_path, refused,
         assert BEYOND in refused(*arguments)
 
 
-def test_a_calibration_text_that_nothing_learns_from_is_not_looked_at(chatty, jsonl, tmp_path):
-    plain, chat = jsonl("plain.jsonl", [f"{number} cats. {STORY * 4}" for number in range(20)]), jsonl("c.jsonl", CHAT)
-    arguments = ["-q", "compare", chatty, "--text", plain, "--calibration-text", chat, "--recipes", "fp32"]
-    done = CliRunner().invoke(app, [*map(str, arguments), "--metrics", "perplexity", "-o", str(tmp_path / "table")])
+def test_export_says_which_tokens_have_no_row(chatty, tmp_path):
+    done = CliRunner().invoke(app, ["-q", "export", str(chatty), "-o", str(tmp_path / "fp32")])
     assert done.exit_code == 0, done.output
-    assert "Not measured" not in (tmp_path / "table" / "report.md").read_text()
+    assert "tokens without row: 2 of 514 (<|user|>, <|end|>)\n" in done.stdout
+
+
+def test_serve_says_which_tokens_have_no_row(chatty, stories, capsys):
+    from types import SimpleNamespace
+
+    from qexport.cli import _print_served
+
+    session = SimpleNamespace(device="", provider="cpu", threads=1, runtime="onnxruntime")
+    for folder in (stories, chatty):
+        artifact = SimpleNamespace(path=folder, manifest=SimpleNamespace(recipe="fp32"))
+        served = SimpleNamespace(artifact=artifact, session=session, model="m", limits=SimpleNamespace(vocabulary=512))
+        _print_served(served, "http://here")
+        said = capsys.readouterr().err
+        assert ("2 of 514 (<|user|>, <|end|>); a prompt with one of these is refused" in said) == (folder == chatty)
+
+
+def test_a_question_with_a_token_that_the_model_has_no_row_for(chatty):
+    from qexport.errors import InputError
+    from qexport.harness.lm import ArtifactLM
+
+    model = ArtifactLM(chatty, None)
+    assert model.tok_encode("Once upon a time")
+    with pytest.raises(InputError, match=r"a question of the tasks: the token <\|user\|> is number 512"):
+        model.tok_encode("<|user|>Once upon a time")
 
 
 def test_a_question_with_half_a_character(stories, tmp_path):
@@ -147,9 +169,7 @@ def words(jsonl, nothing_is_measured):
 def test_the_gate_measures_nothing_of_such_a_text(gated, words, refused, verb, metric):
     tmp_path = words.parent
     config = tmp_path / "gate.toml"
-    config.write_text(
-        f'text = "words.jsonl"\nwindow = 24\n[budgets]\n{metric} = {{ at_most = 1.1, of = "baseline" }}\n'
-    )
+    config.write_text(f'text = "words.jsonl"\n[budgets]\n{metric} = {{ at_most = 1.1, of = "baseline" }}\n')
     baseline = shutil.copy(gated.baseline, tmp_path / "baseline.json")
     said = refused("gate", *gated.both, "--config", config, "--baseline", baseline, *verb)
     assert "words.jsonl: no " in said

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qexport.engines import MatMulRequest
-from qexport.errors import UnsupportedHere
+from qexport.errors import UnsupportedHere, first_words, is_out_of_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,8 +100,10 @@ def _neural_compressor() -> Iterator[tuple[Any, Any]]:
             from neural_compressor.adaptor.ox_utils.quantizer import Quantizer
             from neural_compressor.adaptor.ox_utils.util import QuantizationMode
         except ImportError as error:
+            if is_out_of_memory(error):  # of a library that could not be mapped
+                raise MemoryError(str(error)) from error
             raise UnsupportedHere(
-                f"--engine inc: neural-compressor 3.7 cannot be imported ({error}); {_HOW}"
+                f"--engine inc: neural-compressor 3.7 cannot be imported ({first_words(error)}); {_HOW}"
             ) from error
         yield Quantizer, QuantizationMode
 

@@ -38,7 +38,7 @@ def left_by_training(folder: Path) -> str:
     for pattern, words in _LEFT.items():
         if any(folder.glob(pattern)):
             return words
-    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    others = sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith("model"))
     if others:
         return f"holds {others[0]}, which transformers does not look for; rename it to model.safetensors if it is the model"
     return ""

@@ -17,6 +17,7 @@ from qexport.errors import InputError, first_words
 from qexport.files import read_json
 from qexport.inputs.leftovers import wrapper_of
 from qexport.inputs.weights import is_buffer
+from qexport.quiet import quiet
 from qexport.scratch import scratch_folder
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def load_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedC
     """
     from transformers import AutoConfig
 
-    with _readable(folder, trust=trust_remote_code) as place:
+    with _readable(folder, trust=trust_remote_code) as place, quiet():
         try:
             config: PretrainedConfig = AutoConfig.from_pretrained(
                 place, local_files_only=not trust_remote_code, trust_remote_code=trust_remote_code
@@ -119,7 +120,7 @@ def read_tokenizer(folder: Path, *, trust_remote_code: bool = False, **choices: 
     """The tokenizer in a folder, as transformers reads it, with ``choices`` of its own."""
     from transformers import AutoTokenizer
 
-    with _readable(folder, trust=trust_remote_code) as place:
+    with _readable(folder, trust=trust_remote_code) as place, quiet():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             place, local_files_only=True, trust_remote_code=trust_remote_code, **choices
         )
@@ -143,7 +144,7 @@ def load_weights(
     from transformers import AutoModelForCausalLM
 
     factory: Any = AutoModelForCausalLM
-    with _readable(folder, trust=trust_remote_code, pickled=pickled) as place:
+    with _readable(folder, trust=trust_remote_code, pickled=pickled) as place, quiet():
         model, seen = factory.from_pretrained(
             place,
             use_safetensors=not pickled,

@@ -335,7 +335,9 @@ _FIGURE: Mapping[Form, Callable[[Measurement, Measurement | None], Figure]] = {
 
 def _column(record: Measurement, name: str) -> tuple[float, ...]:
     if name not in record.columns:
-        raise InputError(f"{record.metric} of {record.row}: no column {name!r} in its samples, only {record.columns}")
+        raise InputError(
+            f"{record.metric} of {record.row}: no column {name!r} in its samples, only {record.columns}; measure again"
+        )
     index = record.columns.index(name)
     return tuple(sample[index] for sample in record.samples)
 

@@ -8,7 +8,6 @@ runs have shapes, and every mark stands beside its row's name or carries it.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -177,10 +176,22 @@ def complete(spec: Spec, width: int) -> Spec:
     return {"$schema": "https://vega.github.io/schema/vega-lite/v6.json", **spec, "config": config}
 
 
+_DATA = frozenset({"values", "domain", "sort", "title", "text"})
+"""Keys under which the names of rows stand, which may look like a placeholder."""
+
+
 def themed(spec: Spec, theme: Theme) -> Spec:
     """The spec with its placeholders filled in."""
-    text = json.dumps(spec)
-    for name, value in asdict(theme).items():
-        text = text.replace(f'"@{name}"', json.dumps(value))
-    filled: Spec = json.loads(text)
-    return filled
+    colours = {f"@{name}": value for name, value in asdict(theme).items()}
+
+    def filled(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {
+                key: each if key in _DATA and not isinstance(each, dict) else filled(each) for key, each in part.items()
+            }
+        if isinstance(part, list):
+            return [filled(each) for each in part]
+        return colours.get(part, part) if isinstance(part, str) else part
+
+    complete_spec: Spec = filled(spec)
+    return complete_spec

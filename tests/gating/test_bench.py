@@ -13,7 +13,7 @@ from qexport.inputs.models import load_tokenizer
 from qexport.inputs.text import load_text, make_sentences, make_windows
 from qexport.pipeline import source_of
 from tests import decoders
-from tests.gated import ON, ONE, QUESTIONS, write_text
+from tests.gated import NO_GRAPH, ON, ONE, QUESTIONS, write_text
 from tests.harness.conftest import changed
 from tests.plants import fewer_merges
 
@@ -232,7 +232,7 @@ def test_what_ran_is_told(bench, asked):
 def test_what_cannot_be_measured_is_kept_with_its_reason(gated, bench, tmp_path):
     """The manifest agrees with the files, and ONNX Runtime does not."""
     broken = changed(
-        load_artifact(gated.int8), tmp_path / "int8", lambda folder: (folder / "model.onnx").write_text("")
+        load_artifact(gated.int8), tmp_path / "int8", lambda folder: (folder / "model.onnx").write_bytes(NO_GRAPH)
     )
     found = bench(PERPLEXITY | SENTENCES, paths=[gated.fp32, broken.path])
     assert found.problems == {}

@@ -181,7 +181,7 @@ def test_what_a_budget_may_be_of(write, metric):
         ('"wind\\nows" = 3\n' + LEAST, ["unknown key"]),
         ("budgets = ", ["not TOML"]),
         (LEAST + LEAST, ["not TOML"]),
-        (b'text = "\xff"\n' + LEAST.encode(), ["not TOML"]),
+        (b'text = "\xff"\n' + LEAST.encode(), ["not UTF-8"]),
     ],
 )
 def test_bad_budgets(write, content, parts):
@@ -223,6 +223,16 @@ def test_what_no_budget_can_be_of(write, metric):
 )
 def test_a_pyproject_without_the_table(write, content):
     refused(write(content, "pyproject.toml"), "has no [tool.qexport.gate]", "add")
+
+
+def test_a_file_of_its_own_that_begins_as_a_pyproject_does(write):
+    refused(write("[tool.qexport.gate.budgets]\n"), "is a table of pyproject.toml", "write [budgets] for")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(write, tmp_path):
+    path = write(LEAST)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_gate_plan(path) == load_gate_plan(write(LEAST))
 
 
 def test_a_table_without_budgets(write):

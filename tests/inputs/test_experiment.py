@@ -167,7 +167,7 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_not_utf8(tmp_path):
     path = tmp_path / "table.toml"
     path.write_bytes(b'title = "\xff"')
-    refused(path, "not TOML")
+    refused(path, "not UTF-8")
 
 
 def test_the_published_table_of_gpt2():

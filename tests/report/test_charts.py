@@ -41,6 +41,18 @@ def test_no_placeholder_is_left_and_vega_lite_compiles_in_silence(chart, theme, 
     assert "WARN" not in capfd.readouterr().err
 
 
+def test_a_row_that_is_called_like_a_colour_keeps_its_name(full):
+    spec = {
+        "data": {"values": [{"row": "@ink"}]},
+        "encoding": {"y": {"sort": ["@ink"], "axis": {"labelColor": "@ink"}}},
+    }
+    spec["encoding"]["fill"] = {"scale": {"domain": ["@ink"], "range": ["@blue"]}}
+    drawn = themed(spec, LIGHT)
+    assert drawn["data"]["values"] == [{"row": "@ink"}]
+    assert drawn["encoding"]["y"] == {"sort": ["@ink"], "axis": {"labelColor": LIGHT.ink}}
+    assert drawn["encoding"]["fill"]["scale"] == {"domain": ["@ink"], "range": [LIGHT.blue]}
+
+
 @by_name
 def test_too_little_to_draw_gives_no_chart(chart, make):
     table = build_table(make(skip={record.row: "no" for record in make()}))

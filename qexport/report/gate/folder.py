@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qexport.errors import InputError
-from qexport.files import write_whole
+from qexport.files import write_all
 from qexport.report.gate.code_quality import code_quality
 from qexport.report.gate.data import data
 from qexport.report.gate.junit import junit
@@ -23,17 +23,16 @@ def write(report: GateReport, folder: Path) -> None:
     Raises:
         InputError: the folder cannot be made, or a file cannot be written.
     """
-    files = {
+    texts = {
         "gate.md": markdown(report),
         "junit.xml": junit(report),
         "code-quality.json": code_quality(report),
         "gate.json": data(report),
     }
-    path = folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            path = folder / name
-            write_whole(path, text)
+        write_all({folder / name: text for name, text in texts.items()})
+    except IsADirectoryError as error:
+        raise InputError(f"{error.filename}: cannot be written ({error.strerror}); choose another folder") from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error

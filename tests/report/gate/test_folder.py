@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -60,7 +62,25 @@ def test_a_folder_in_a_files_place_is_one_line_and_leaves_nothing(report, tmp_pa
     with pytest.raises(InputError) as caught:
         write(report, tmp_path)
     assert str(caught.value) == f"{tmp_path / 'junit.xml'}: cannot be written (Is a directory); choose another folder"
-    assert sorted(os.listdir(tmp_path)) == ["gate.md", "junit.xml"]
+    assert os.listdir(tmp_path) == ["junit.xml"]
+
+
+def test_a_full_disk_leaves_the_files_as_they_were(report, tmp_path, monkeypatch):
+    write(report, tmp_path)
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    written, real = [], Path.write_text
+
+    def full(self, *arguments, **options):
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+        written.append(self)
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(InputError) as caught:
+        write(replace(report, rows=(PASSES,)), tmp_path)
+    assert str(caught.value) == f"{tmp_path}: cannot be written (No space left on device); choose another folder"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
 
 
 def test_the_data_is_the_report(report):
