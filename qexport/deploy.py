@@ -17,11 +17,11 @@ from qexport.artifact import (
 from qexport.deployment import Deployment, Target, read_deployment, write_deployment
 from qexport.errors import InputError
 from qexport.evidence import evidence
+from qexport.graph import load_verified
 from qexport.inputs.pretrained import SIDE_FILES
 from qexport.layouts import Layout, Request, genai, kserve, optimum, transformersjs, triton
 from qexport.layouts.files import side_files
 from qexport.layouts.tokenizer import require_chat_template
-from qexport.own_data import load_verified
 from qexport.twins import require_onnx
 
 LAYOUTS: Mapping[Target, Layout] = {

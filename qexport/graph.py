@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qexport import own_data
 from qexport.artifact import ONNX_DATA_NAME, ONNX_NAME
-from qexport.errors import ContractError
+from qexport.errors import ContractError, first_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
+    from qexport.artifact import Artifact
     from qexport.selection import WeightNode
 
 EXTERNAL_DATA_BYTES = 1_900_000_000
@@ -25,6 +27,26 @@ _INLINE_BYTES = 1024
 """Smaller initializers stay in ``model.onnx``: shapes and axes are read before weights are."""
 _PAGE_BYTES = 4096
 """Tensors begin at a page, so that mapping one maps nothing of another."""
+
+
+def load_verified(path: Path) -> Artifact:
+    """As :func:`qexport.own_data.load_verified`, for callers that read the graph with onnx next.
+
+    Raises:
+        InputError: see there.
+        ContractError: see there; or onnx cannot read the graph.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    artifact = own_data.load_verified(path)
+    if artifact.manifest.kind == "onnx":
+        try:
+            onnx.load_model(artifact.onnx_path, load_external_data=False)
+        except DecodeError as error:
+            reason = first_words(error)
+            raise ContractError(f"{artifact.onnx_path}: cannot be read as ONNX ({reason}); make it again") from error
+    return artifact
 
 
 def array(value: ir.Value) -> NDArray[np.generic]:

@@ -23,7 +23,7 @@ from qexport.card import CARD_NAME, Licence, card
 from qexport.deploy import LAYOUTS
 from qexport.errors import ContractError, InputError, QExportError, UnsupportedHere
 from qexport.evidence import Evidence, evidence
-from qexport.own_data import load_verified
+from qexport.graph import load_verified
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

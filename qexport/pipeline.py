@@ -28,13 +28,13 @@ from qexport.artifact import (
 from qexport.errors import InputError, SelectionError
 from qexport.export import Exporter, export_model
 from qexport.files import read_json
+from qexport.graph import load_verified
 from qexport.inputs.bundled import CALIBRATION_TEXT, bundled, find_bundled
 from qexport.inputs.models import ModelSource, load_tokenizer, locate_model
 from qexport.inputs.rows import table_rows, without_row
 from qexport.inputs.shown import require_utf8, shown
 from qexport.inputs.sizes import parameter_count
 from qexport.inputs.text import Text, TokenSet, load_text, make_windows
-from qexport.own_data import load_verified
 from qexport.recipes import Fp32, OnnxSchemes, Recipe, TorchSchemes, recipe
 from qexport.schemes import SchemeResult
 from qexport.schemes.int8 import Int8

@@ -13,7 +13,8 @@ from qexport import deployment
 from qexport.artifact import MANIFEST_NAME, file_sha256
 from qexport.deploy import deploy
 from qexport.errors import ContractError, InputError
-from qexport.own_data import data_files, load_verified
+from qexport.graph import load_verified
+from qexport.own_data import data_files
 from tests.fuzz.targets import seal
 
 

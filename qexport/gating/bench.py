@@ -19,6 +19,7 @@ from qexport.baseline import DECIMALS, Feed, Ran
 from qexport.catalogue import CATALOGUE
 from qexport.conditions import identity
 from qexport.errors import InputError, QExportError, UnsupportedHere
+from qexport.graph import load_verified
 from qexport.harness.evaluate import Place, evaluate
 from qexport.harness.tasks import LoadedTask, load_task
 from qexport.inputs.budgets import ACCURACIES, LIKELIHOODS, SIZES, SPEEDS, GatePlan
@@ -28,7 +29,6 @@ from qexport.inputs.rows import table_rows
 from qexport.inputs.shown import require_utf8, shown
 from qexport.inputs.text import TokenSet, load_text, make_sentences, make_windows
 from qexport.measure import Job, Probe
-from qexport.own_data import load_verified
 from qexport.record import Measurement
 from qexport.runtime import NODES_ON, QUANTIZED_KERNELS
 from qexport.scratch import scratch_folder

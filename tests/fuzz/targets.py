@@ -86,8 +86,8 @@ def _read_artifact(folder: Path) -> None:
     import onnx_ir as ir
 
     from qexport import pipeline
+    from qexport.graph import load_verified
     from qexport.inputs.models import load_tokenizer
-    from qexport.own_data import load_verified
     from qexport.runtime import open_session
     from qexport.selection import parse_selector
 
