@@ -1,4 +1,4 @@
-"""``qexport serve`` beside hostile and slow clients: latency of honest requests, calm and attacked, and what the others got.
+"""``qexport serve`` beside hostile and slow clients: the latency of honest requests, calm and attacked, and the answers that attackers got.
 
     python benchmarks/server_attack.py --seconds 60
     python benchmarks/server_attack.py --seconds 600 --artifact runs/gate/artifacts/fp32
@@ -43,7 +43,7 @@ PAUSE_S = 0.05
 
 
 class Calm(NamedTuple):
-    """What honest clients saw in one phase."""
+    """The answers and latencies of honest clients in one phase."""
 
     latencies_s: dict[str, list[float]]
     failures: int
@@ -160,7 +160,7 @@ def _unread(sent: bytes) -> Callable[[int], str]:
 
 
 def attack(
-    port: int, model: str, idle: int, over: Event, told: multiprocessing.SimpleQueue[dict[str, Counter[str]]]
+    port: int, model: str, idle: int, over: Event, counts: multiprocessing.SimpleQueue[dict[str, Counter[str]]]
 ) -> None:
     """All attackers at once, a thread each, and idle connections that are opened again where they are closed."""
     counted: dict[str, Counter[str]] = {}
@@ -196,7 +196,7 @@ def attack(
         each.start()
     over.wait()
     time.sleep(1)
-    told.put({name: ends.copy() for name, ends in counted.items()})
+    counts.put({name: ends.copy() for name, ends in counted.items()})
 
 
 def ask(port: int, model: str, seconds: float, clients: int, server: psutil.Process) -> Calm:
@@ -289,13 +289,13 @@ def measure(asked: argparse.Namespace, artifact: Path, log: Path) -> None:
             model = json.load(connection.getresponse())["data"][0]["id"]
         ask(port, model, 2, asked.clients, server)  # warm
         calm = ask(port, model, asked.seconds, asked.clients, server)
-        over, told = context.Event(), context.SimpleQueue()
-        attackers = context.Process(target=attack, args=(port, model, asked.idle, over, told))
+        over, counts = context.Event(), context.SimpleQueue()
+        attackers = context.Process(target=attack, args=(port, model, asked.idle, over, counts))
         attackers.start()
         time.sleep(2)
         attacked = ask(port, model, asked.seconds, asked.clients, server)
         over.set()
-        ends = told.get()
+        ends = counts.get()
         attackers.kill()
         attackers.join()
         # The same machine with as much to do that is no attack: a process for each CPU that only counts.

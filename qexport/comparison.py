@@ -24,7 +24,7 @@ from qexport.effect import choices_in, require_effect
 from qexport.errors import InputError, NotComparable, UnsupportedHere, near_names
 from qexport.export import Exporter
 from qexport.harness.evaluate import Place, evaluate
-from qexport.harness.tasks import LoadedTask, load_task
+from qexport.harness.tasks import LoadedTask, load_task, require_plan_used
 from qexport.inputs.bundled import find_bundled
 from qexport.inputs.experiment import Experiment, Row, default_experiment, load_experiment
 from qexport.inputs.models import ModelSource, load_tokenizer, locate_model, stop_ids
@@ -473,6 +473,8 @@ class _Run:
                 tasks[name] = load_task(name, self.experiment.tasks)
             except UnsupportedHere as error:
                 away[name] = str(error)
+        if names:
+            require_plan_used(self.experiment.tasks, tasks.values())
         for record in self.journal.records:
             task = tasks.get(CATALOGUE[record.metric].task)
             if (

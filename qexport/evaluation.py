@@ -21,7 +21,7 @@ from qexport.artifact import Artifact, load_artifact
 from qexport.catalogue import require_tasks
 from qexport.errors import InputError
 from qexport.harness.evaluate import Place, evaluate
-from qexport.harness.tasks import load_task
+from qexport.harness.tasks import load_task, require_plan_used
 from qexport.inputs.experiment import Tasks
 from qexport.metrics.tasks import ROWS
 from qexport.report import check_report_folder, write_report
@@ -77,6 +77,7 @@ def evaluate_artifacts(
     _require_one_model(artifacts)
     measure.require_provider(options.provider)
     tasks = {name: load_task(name, plan) for name in names}
+    require_plan_used(plan, tasks.values())
     journal = resume.Journal(folder, resume=options.resume)
     run = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     records: list[Measurement] = []

@@ -422,6 +422,8 @@ def test_eval_leaves_what_is_not_said_to_lm_evals_defaults(planned):
         (("--gen-kwargs", "max_gen_toks=8,do_sample=True,temperature=0.5"), "asks for sampling"),
         (("--gen-kwargs", "max_gen_toks=abc"), "max_gen_toks"),
         (("--gen-kwargs", "max_gen_toks=0"), "max_gen_toks"),
+        (("--tasks", "piqa", "--gen-kwargs", "max_gen_toks=8"), "--gen-kwargs: has no effect, since no task generates"),
+        (("--fewshot-as-one-turn",), "--fewshot-as-one-turn: has no effect without --apply-chat-template"),
     ],
 )
 def test_eval_of_what_cannot_be_asked(art, tmp_path, monkeypatch, words, message):

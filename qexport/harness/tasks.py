@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +62,21 @@ def load_task(name: str, plan: Tasks) -> LoadedTask:
     local = None if plan.data is None else load_task_data(plan.data, name)
     with quiet():
         return _load(name, plan, local)
+
+
+def require_plan_used(plan: Tasks, tasks: Iterable[LoadedTask]) -> None:
+    """Refuse choices of a plan that no task goes by.
+
+    Raises:
+        InputError: settings of generation where no task generates, or turns of a chat without a chat template.
+    """
+    kinds = {part.config.output_type for task in tasks for part in task.parts.values()}
+    if plan.gen_kwargs and kinds and "generate_until" not in kinds:
+        raise InputError("--gen-kwargs: has no effect, since no task generates; add gsm8k, or leave --gen-kwargs out")
+    if not plan.fewshot_as_multiturn and not plan.apply_chat_template:
+        raise InputError(
+            "--fewshot-as-one-turn: has no effect without --apply-chat-template; add it, or leave this out"
+        )
 
 
 def _load(name: str, plan: Tasks, local: Mapping[str, TaskData] | None) -> LoadedTask:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from qexport.errors import near_names
-from qexport.serving.strict_json import cut, loads, shown
+from qexport.serving.strict_json import cut, loads, quoted
 
 PROMPTS = 64
 """Most prompts of one request."""
@@ -175,7 +175,7 @@ def parse(kind: type[_Kind], body: bytes) -> _Kind:
         # False is 0 to Python and not to a client: `logprobs: 0` asks for some.
         if not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in allowed):
             instead = f"give {json.dumps(allowed[0])}, or leave it out" if allowed else "leave it out"
-            raise Refused(f"{name} {shown(value)} is not served: {reason}; {instead}", field=name)
+            raise Refused(f"{name} {quoted(value)} is not served: {reason}; {instead}", field=name)
     if unknown := [name for name in asked if name not in kind.model_fields]:
         known = [*kind.model_fields, *_ONLY, *_WITHOUT_EFFECT]
         name = cut(unknown[0])

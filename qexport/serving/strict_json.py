@@ -44,7 +44,7 @@ def cut(text: str, most: int = SHOWN_CHARACTERS) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-def shown(value: object) -> str:
+def quoted(value: object) -> str:
     """A value of a request as an answer may repeat it."""
     try:
         return cut(json.dumps(value))
@@ -57,7 +57,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {shown(twice)} is there twice")
+        raise ValueError(f"the key {quoted(twice)} is there twice")
     return made
 
 

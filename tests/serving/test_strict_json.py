@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from qexport.serving.strict_json import cut, has_more_values, loads, shown
+from qexport.serving.strict_json import cut, has_more_values, loads, quoted
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_values_are_counted_without_those_inside_of_strings(value, values):
 def test_what_is_repeated_is_short():
     assert cut("a" * 80) == "a" * 80
     assert cut("a" * 81) == "a" * 80 + "..."
-    assert len(shown(["x"] * 100_000)) == 83
+    assert len(quoted(["x"] * 100_000)) == 83
     nested = []
     for _ in range(100_000):
         nested = [nested]
-    assert shown(nested) == "..."
+    assert quoted(nested) == "..."
