@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from qexport.artifact import Artifact
+    from qexport.float_graph import FloatGraph
     from qexport.inputs.text import TokenSet
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Edit:
 
 
 def calibrate(
-    artifact: Artifact, tensors: Sequence[str], tokens: TokenSet, method: Method, *, edit: Edit | None = None
+    parent: FloatGraph, tensors: Sequence[str], tokens: TokenSet, method: Method, *, edit: Edit | None = None
 ) -> Ranges:
     """Ranges of activation tensors over a set of token windows.
 
@@ -111,11 +111,11 @@ def calibrate(
     when the same is asked again.
 
     Args:
-        artifact: an fp32 artifact.
+        parent: an fp32 graph.
         tensors: names of the float tensors to observe.
         tokens: windows of text, as they are evaluated.
         method: how a range is taken from the values seen.
-        edit: what is done to the artifact's graph first; the tensors are those of the edited graph.
+        edit: what is done to a copy of the graph first; the tensors are those of the edited graph.
 
     Raises:
         InputError: there are no windows.
@@ -123,13 +123,13 @@ def calibrate(
     """
     require_windows(tokens)
     names = sorted(set(tensors))
-    graph = [artifact.sha256, edit.digest if edit else ""]
+    graph = [parent.artifact.sha256, edit.digest if edit else ""]
     settings = [names, tokens.sha256, method_label(method), PREFILL_CHUNK, DECODE_STEPS]
     key = hashlib.sha256(json.dumps([3, graph, settings]).encode()).hexdigest()
     cached = cache_folder() / "ranges" / f"{key}.json"
     ranges = _read_ranges(cached, names)
     if ranges is None:
-        seen = _observe(artifact, names, tokens, edit)
+        seen = _observe(parent, names, tokens, edit)
         ranges = {name: method.range(seen[name]) for name in names}
         _write_ranges(cached, ranges)
     return ranges
@@ -170,10 +170,10 @@ def _write_ranges(path: Path, ranges: Ranges) -> None:
 
 
 def _observe(
-    artifact: Artifact, names: Sequence[str], tokens: TokenSet, edit: Edit | None = None
+    parent: FloatGraph, names: Sequence[str], tokens: TokenSet, edit: Edit | None = None
 ) -> dict[str, histogram.Histogram]:
     seen = {name: histogram.Histogram() for name in names}
-    for values in stream(_load(artifact, edit), names, tokens):
+    for values in stream(_edited(parent, edit), names, tokens):
         for name in names:
             _add(seen[name], values[name], name)
     return seen
@@ -189,7 +189,7 @@ class Sample:
     """``[channels]``, over all tokens that were run."""
 
 
-def sample(artifact: Artifact, tensors: Sequence[str], tokens: TokenSet) -> dict[str, Sample]:
+def sample(parent: FloatGraph, tensors: Sequence[str], tokens: TokenSet) -> dict[str, Sample]:
     """Run a part of the calibration text and keep some rows of each activation.
 
     At most :data:`SAMPLE_WINDOWS` windows are run, evenly taken, and about :data:`SAMPLE_ROWS` rows kept.
@@ -206,7 +206,7 @@ def sample(artifact: Artifact, tensors: Sequence[str], tokens: TokenSet) -> dict
     kept: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
     peaks: dict[str, NDArray[np.float32]] = {}
     at = 0
-    for values in stream(_load(artifact, None), names, windows, what="sampling"):
+    for values in stream(parent.copy(), names, windows, what="sampling"):
         for name in names:
             rows = values[name].reshape(-1, values[name].shape[-1])
             if not np.isfinite(rows).all():
@@ -252,10 +252,8 @@ def stream(
                 advance()
 
 
-def _load(artifact: Artifact, edit: Edit | None) -> ir.Model:
-    import onnx_ir as ir
-
-    model = ir.load(artifact.onnx_path)
+def _edited(parent: FloatGraph, edit: Edit | None) -> ir.Model:
+    model = parent.copy()
     if edit is not None:
         edit.make(model)
     return model

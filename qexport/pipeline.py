@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib.metadata
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -28,14 +27,16 @@ from qexport.artifact import (
 from qexport.errors import InputError, SelectionError
 from qexport.export import Exporter, export_model
 from qexport.files import read_json
-from qexport.graph import load_verified
+from qexport.float_graph import FloatGraph
 from qexport.inputs.bundled import CALIBRATION_TEXT, bundled, find_bundled
 from qexport.inputs.models import ModelSource, load_tokenizer, locate_model
 from qexport.inputs.rows import table_rows, without_row
 from qexport.inputs.shown import require_utf8, shown
 from qexport.inputs.sizes import parameter_count
 from qexport.inputs.text import Text, TokenSet, load_text, make_windows
+from qexport.own_data import load_verified
 from qexport.recipes import Fp32, OnnxSchemes, Recipe, TorchSchemes, recipe
+from qexport.rewriting import rewrite
 from qexport.schemes import SchemeResult
 from qexport.schemes.int8 import Int8
 from qexport.scratch import scratch_folder
@@ -156,14 +157,12 @@ def plan(
         InputError: the model cannot be used, or the recipe does not take a selection of nodes.
         UnsupportedHere: the target cannot run the recipe.
     """
-    import onnx_ir as ir
-
     chosen = recipe(recipe_name).configured(options)
     if not chosen.takes_nodes:
         raise InputError(f"{chosen.name}: has no choice of nodes; choose int8-static or another recipe that has")
     _refuse_choices_of_export(model, exporter, revision)
     with _fp32(model, _exporter(exporter, chosen), revision, trust) as parent:
-        nodes = weight_nodes(ir.load(parent.onnx_path))
+        nodes = weight_nodes(FloatGraph.read(parent).model)
     return Plan(selection=_select(chosen, selector, nodes), nodes=nodes, recipe=chosen)
 
 
@@ -317,18 +316,13 @@ def apply_onnx(
     tokens: TokenSet | None,
     overwrite: bool = False,
 ) -> Artifact:
-    import onnx_ir as ir
-
     scheme = _onnx_scheme(chosen)
-    graph = ir.load(parent.onnx_path)
-    targets.check(graph, scheme.target, "the fp32 artifact", parent=True)
-    selection = _select(chosen, selector, weight_nodes(graph))
-    del graph
-    gc.collect()  # a graph is a ring of references: GPT-2's float weights would be held twice, 0.5 GB
+    graph = FloatGraph.read(parent)
+    targets.check(graph.model, scheme.target, "the fp32 artifact", parent=True)
+    selection = _select(chosen, selector, weight_nodes(graph.model))
     with new_artifact(folder, overwrite=overwrite) as draft:
         with progress.task(f"quantizing {chosen.name} ({selection.selector.label})"):
-            result = scheme.apply(parent, selection, draft.path, tokens=tokens)
-        targets.check(ir.load(draft.path / ONNX_NAME), scheme.target, chosen.name)
+            result = rewrite(scheme, graph, selection, draft.path, tokens=tokens, name=chosen.name)
         _copy_side_files(parent, draft.path)
         draft.finish(_manifest(parent, chosen, selection, result, tokens))
     return load_artifact(folder)

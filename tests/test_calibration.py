@@ -11,6 +11,7 @@ import pytest
 from qexport import calibration
 from qexport.calibration import METHODS, Entropy, MinMax, Mse, Percentile, calibrate
 from qexport.errors import ContractError, InputError
+from qexport.float_graph import FloatGraph
 from qexport.inputs.text import TokenSet
 from qexport.numerics import histogram
 from qexport.selection import Role, weight_nodes
@@ -74,7 +75,7 @@ def test_ranges_are_those_of_a_plain_forward_in_torch(exported, fp32, name):
     tensors = inputs(artifact)
     plain = torch_histograms(exported(name), tensors, text.sequences)
     for method in (MinMax(), Percentile(percent=99.0)):
-        ranges = calibrate(artifact, list(tensors.values()), text, method)
+        ranges = calibrate(FloatGraph.read(artifact), list(tensors.values()), text, method)
         for module, tensor in tensors.items():
             width = 2 * plain[module].radius / histogram.BINS
             # A value that rounds to the next bin moves an end of a percentile by one bin, and few do.
@@ -91,11 +92,11 @@ def test_chunks_and_decode_steps_on_real_past_give_the_ranges_of_one_prefill(
     tensors = list(inputs(artifact).values())
     monkeypatch.setattr(calibration, "PREFILL_CHUNK", 128)
     monkeypatch.setattr(calibration, "DECODE_STEPS", 0)
-    whole = calibrate(artifact, tensors, text, MinMax())
+    whole = calibrate(FloatGraph.read(artifact), tensors, text, MinMax())
     monkeypatch.setattr(calibration, "PREFILL_CHUNK", chunk)
     monkeypatch.setattr(calibration, "DECODE_STEPS", steps)
     (cache / "ranges").rename(cache / "aside")
-    stepped = calibrate(artifact, tensors, text, MinMax())
+    stepped = calibrate(FloatGraph.read(artifact), tensors, text, MinMax())
     assert len(observed) == 2
     for tensor in tensors:
         assert stepped[tensor] == pytest.approx(whole[tensor], rel=1e-4, abs=1e-6)
@@ -104,10 +105,10 @@ def test_chunks_and_decode_steps_on_real_past_give_the_ranges_of_one_prefill(
 def test_steps_without_past_would_give_other_ranges(fp32, cache, monkeypatch):
     artifact, text = fp32("llama"), tokens()
     tensors = list(inputs(artifact).values())
-    right = calibrate(artifact, tensors, text, MinMax())
+    right = calibrate(FloatGraph.read(artifact), tensors, text, MinMax())
     (cache / "ranges").rename(cache / "aside")
     monkeypatch.setattr(calibration.runtime, "present_to_past", lambda _outputs: None)
-    wrong = calibrate(artifact, tensors, text, MinMax())
+    wrong = calibrate(FloatGraph.read(artifact), tensors, text, MinMax())
     assert max(abs(wrong[tensor][1] / right[tensor][1] - 1) for tensor in tensors if right[tensor][1]) > 0.01
 
 
@@ -123,8 +124,8 @@ def test_every_token_is_fed_exactly_once(length):
 def test_each_method_gives_its_own_ranges(fp32):
     artifact, text = fp32("gpt2"), tokens()
     tensors = list(inputs(artifact).values())
-    found = {name: calibrate(artifact, tensors, text, method) for name, method in METHODS.items()}
-    found["percentile"] = calibrate(artifact, tensors, text, Percentile(percent=98.0))
+    found = {name: calibrate(FloatGraph.read(artifact), tensors, text, method) for name, method in METHODS.items()}
+    found["percentile"] = calibrate(FloatGraph.read(artifact), tensors, text, Percentile(percent=98.0))
     widths = {name: np.array([ranges[t][1] - ranges[t][0] for t in tensors]) for name, ranges in found.items()}
     for name in ("percentile", "entropy", "mse"):
         assert np.all(widths[name] <= widths["minmax"] * (1 + 1e-6))
@@ -133,15 +134,15 @@ def test_each_method_gives_its_own_ranges(fp32):
 
 def test_the_same_question_is_answered_from_the_cache(fp32, cache, observed):
     artifact, tensors = fp32("gpt2"), list(inputs(fp32("gpt2")).values())
-    first = calibrate(artifact, tensors, tokens(), MinMax())
-    again = calibrate(artifact, list(reversed(tensors)), tokens(), MinMax())
+    first = calibrate(FloatGraph.read(artifact), tensors, tokens(), MinMax())
+    again = calibrate(FloatGraph.read(artifact), list(reversed(tensors)), tokens(), MinMax())
     assert (len(observed), again) == (1, first)
     assert [file.suffix for file in (cache / "ranges").iterdir()] == [".json"]
 
 
 @pytest.mark.parametrize("changed", ["text", "method", "percent", "tensors", "model"])
 def test_another_question_is_not(fp32, observed, changed):
-    asked = {"artifact": fp32("gpt2"), "tensors": list(inputs(fp32("gpt2")).values())}
+    asked = {"parent": FloatGraph.read(fp32("gpt2")), "tensors": list(inputs(fp32("gpt2")).values())}
     asked |= {"tokens": tokens(), "method": Percentile(percent=99.0)}
     calibrate(**asked)
     other = {
@@ -149,7 +150,7 @@ def test_another_question_is_not(fp32, observed, changed):
         "method": {"method": Entropy()},
         "percent": {"method": Percentile(percent=98.0)},
         "tensors": {"tensors": asked["tensors"][1:]},
-        "model": {"artifact": fp32("llama"), "tensors": list(inputs(fp32("llama")).values())},
+        "model": {"parent": FloatGraph.read(fp32("llama")), "tensors": list(inputs(fp32("llama")).values())},
     }[changed]
     calibrate(**asked | other)
     assert len(observed) == 2
@@ -173,10 +174,10 @@ def test_another_question_is_not(fp32, observed, changed):
 )
 def test_a_corrupt_cache_file_is_made_again(fp32, cache, observed, content):
     artifact, (tensor, *_) = fp32("gpt2"), inputs(fp32("gpt2")).values()
-    first = calibrate(artifact, [tensor], tokens(lengths=(9,)), MinMax())
+    first = calibrate(FloatGraph.read(artifact), [tensor], tokens(lengths=(9,)), MinMax())
     (file,) = (cache / "ranges").iterdir()
     file.write_bytes(content.replace(b"NAME", tensor.encode()))
-    assert calibrate(artifact, [tensor], tokens(lengths=(9,)), MinMax()) == first
+    assert calibrate(FloatGraph.read(artifact), [tensor], tokens(lengths=(9,)), MinMax()) == first
     assert len(observed) == 2
     assert set(json.loads(file.read_text())) == {tensor}
 
@@ -184,8 +185,8 @@ def test_a_corrupt_cache_file_is_made_again(fp32, cache, observed, content):
 def test_a_cache_that_cannot_be_written_is_no_error(fp32, cache, observed):
     cache.write_text("a file where the folder should be")
     artifact, tensors = fp32("gpt2"), list(inputs(fp32("gpt2")).values())
-    first = calibrate(artifact, tensors, tokens(lengths=(9,)), Mse())
-    assert calibrate(artifact, tensors, tokens(lengths=(9,)), Mse()) == first
+    first = calibrate(FloatGraph.read(artifact), tensors, tokens(lengths=(9,)), Mse())
+    assert calibrate(FloatGraph.read(artifact), tensors, tokens(lengths=(9,)), Mse()) == first
     assert len(observed) == 2
 
 
@@ -198,10 +199,10 @@ def test_ranges_of_an_edited_graph_are_its_own(fp32, observed):
             value = model.graph.initializers[f"transformer.h.0.ln_1.{end}"]
             value.const_value = ir.tensor(value.const_value.numpy() * 2, name=value.name)
 
-    plain = calibrate(artifact, [name], text, MinMax())
+    plain = calibrate(FloatGraph.read(artifact), [name], text, MinMax())
     edits = [calibration.Edit(make=doubled, digest=digest) for digest in ("one", "one", "other")]
     for edit in edits:
-        found = calibrate(artifact, [name], text, MinMax(), edit=edit)
+        found = calibrate(FloatGraph.read(artifact), [name], text, MinMax(), edit=edit)
         assert found[name] == pytest.approx([2 * end for end in plain[name]], rel=1e-6)
     assert len(observed) == 3  # the second one is read from the cache
 
@@ -209,13 +210,13 @@ def test_ranges_of_an_edited_graph_are_its_own(fp32, observed):
 def test_a_sample_has_rows_of_all_windows_and_the_peaks_of_all_tokens(fp32, monkeypatch):
     artifact, text = fp32("llama"), tokens()
     tensors = list(inputs(artifact).values())
-    whole = calibration.sample(artifact, tensors, text)
-    ranges = calibrate(artifact, tensors, text, MinMax())
+    whole = calibration.sample(FloatGraph.read(artifact), tensors, text)
+    ranges = calibrate(FloatGraph.read(artifact), tensors, text, MinMax())
     for name, seen in whole.items():
         assert seen.rows.shape == (sum(LENGTHS), len(seen.peaks))
         assert seen.peaks.max() == pytest.approx(max(-ranges[name][0], ranges[name][1]), rel=1e-6)
     monkeypatch.setattr(calibration, "SAMPLE_ROWS", 20)
-    for name, seen in calibration.sample(artifact, tensors, text).items():
+    for name, seen in calibration.sample(FloatGraph.read(artifact), tensors, text).items():
         np.testing.assert_array_equal(seen.rows, whole[name].rows[::4])
         np.testing.assert_array_equal(seen.peaks, whole[name].peaks)
 
@@ -224,10 +225,10 @@ def test_a_sample_runs_a_part_of_the_text(fp32, monkeypatch):
     artifact = fp32("gpt2")
     tensors = list(inputs(artifact).values())[:1]
     monkeypatch.setattr(calibration, "SAMPLE_WINDOWS", 2)
-    (seen,) = calibration.sample(artifact, tensors, tokens(lengths=(9, 10, 11, 12, 13))).values()
+    (seen,) = calibration.sample(FloatGraph.read(artifact), tensors, tokens(lengths=(9, 10, 11, 12, 13))).values()
     assert len(seen.rows) == 9 + 12
     with pytest.raises(InputError, match="no window"):
-        calibration.sample(artifact, tensors, tokens(lengths=()))
+        calibration.sample(FloatGraph.read(artifact), tensors, tokens(lengths=()))
 
 
 def test_the_cache_folder_is_the_users_unless_chosen(monkeypatch, tmp_path):
@@ -242,7 +243,7 @@ def test_the_cache_folder_is_the_users_unless_chosen(monkeypatch, tmp_path):
 
 def test_no_windows_are_refused(fp32):
     with pytest.raises(InputError, match="no window"):
-        calibrate(fp32("gpt2"), ["x"], tokens(lengths=()), MinMax())
+        calibrate(FloatGraph.read(fp32("gpt2")), ["x"], tokens(lengths=()), MinMax())
 
 
 def test_activations_that_overflow_are_refused(fp32, tmp_path, cache):
@@ -256,7 +257,7 @@ def test_activations_that_overflow_are_refused(fp32, tmp_path, cache):
     broken = source.model_copy(update={"path": folder})
     (tensor, *_) = inputs(source).values()
     with pytest.raises(ContractError, match=re.escape(tensor) + ".*NaN or infinity on the calibration text"):
-        calibrate(broken, [tensor], tokens(lengths=(9,)), MinMax())
+        calibrate(FloatGraph.read(broken), [tensor], tokens(lengths=(9,)), MinMax())
     assert not list(cache.glob("**/*.json"))
 
 
@@ -269,7 +270,7 @@ def test_memory_is_bounded_by_counters_and_one_chunk(fp32, monkeypatch):
     monkeypatch.setattr(
         histogram.Histogram, "add", lambda self, values: largest.append(values.shape[1]) or real(self, values)
     )
-    seen = calibration._observe(artifact, tensors, text)
+    seen = calibration._observe(FloatGraph.read(artifact), tensors, text)
     assert max(largest) == 16
     assert len(seen) == len(tensors)
     assert {kept.counts.size for kept in seen.values()} == {histogram.BINS}
@@ -298,5 +299,5 @@ def test_nothing_is_left_in_the_temporary_folder(fp32, tmp_path, monkeypatch):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    calibrate(fp32("gpt2"), list(inputs(fp32("gpt2")).values())[:1], tokens(lengths=(9,)), MinMax())
+    calibrate(FloatGraph.read(fp32("gpt2")), list(inputs(fp32("gpt2")).values())[:1], tokens(lengths=(9,)), MinMax())
     assert os.listdir(scratch) == []

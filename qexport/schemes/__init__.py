@@ -11,9 +11,12 @@ from qexport.errors import InputError, near_names
 from qexport.selection import Role
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
-    from qexport.artifact import Artifact, QuantizedNode
+    import onnx_ir as ir
+
+    from qexport.artifact import QuantizedNode
+    from qexport.float_graph import FloatGraph
     from qexport.inputs.text import TokenSet
     from qexport.selection import Selection, WeightNode
 
@@ -24,8 +27,22 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rewritten:
+    """A graph as a scheme rewrote it, not saved yet."""
+
+    model: ir.Model
+    check: Callable[[ir.Model], tuple[QuantizedNode, ...]]
+    """Holds the graph that was read from the saved file against what was asked for, and gives the nodes found quantized.
+
+    Raises ContractError where the two differ."""
+    settings: Settings
+    loads_here: bool = True
+    """False where ONNX Runtime's CPU provider has no kernels for the types; the file is then checked as ONNX alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SchemeResult:
-    """What a scheme left in the folder it was given, in the manifest's terms."""
+    """The result of a scheme in the manifest's terms."""
 
     quantized: tuple[QuantizedNode, ...]
     """What was found quantized when the result was opened again."""
@@ -68,20 +85,16 @@ class OnnxScheme(Protocol):
     def stored_bytes(self, node: WeightNode) -> int:
         """Bytes that the node's weight takes once quantized, scales and zero points included."""
 
-    def apply(self, parent: Artifact, selection: Selection, folder: Path, *, tokens: TokenSet | None) -> SchemeResult:
-        """Quantize the selected nodes of an fp32 artifact and write ``model.onnx`` into ``folder``.
+    def apply(self, parent: FloatGraph, selection: Selection, *, tokens: TokenSet | None) -> Rewritten:
+        """Quantize the selected nodes of a copy of an fp32 graph.
 
         Args:
-            parent: the fp32 artifact.
-            selection: nodes of its graph.
-            folder: where the model file goes.
+            parent: the fp32 graph, which stays as it was.
+            selection: nodes of the graph.
             tokens: calibration windows, where :attr:`calibration` asks for them.
 
-        Returns:
-            The nodes found quantized in the emitted graph, with the bytes of all its weights.
-
         Raises:
-            ContractError: what is in the emitted graph is not what was asked for.
+            ContractError: a tool did something else than it was asked for.
             UnsupportedHere: the scheme cannot do this on this machine, or for this target.
         """
 

@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from qexport import half, runtime
-from qexport.artifact import ONNX_NAME
+from qexport import half
 from qexport.errors import ContractError
-from qexport.graph import array, save
-from qexport.schemes import SchemeResult, Settings, Target, with_fields
+from qexport.graph import array
+from qexport.schemes import Rewritten, Settings, Target, with_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     import onnx_ir as ir
 
-    from qexport.artifact import Artifact
+    from qexport.artifact import QuantizedNode
+    from qexport.float_graph import FloatGraph
     from qexport.inputs.text import TokenSet
     from qexport.selection import Selection, WeightNode
 
@@ -55,26 +54,24 @@ class Cast:
         """Bytes that the node's weight takes in 16 bits."""
         return 2 * node.parameters
 
-    def apply(self, parent: Artifact, selection: Selection, folder: Path, *, tokens: TokenSet | None) -> SchemeResult:
+    def apply(self, parent: FloatGraph, selection: Selection, *, tokens: TokenSet | None) -> Rewritten:
         """Cast the whole graph, whatever is selected; see :meth:`qexport.schemes.OnnxScheme.apply`.
 
         Raises:
-            ContractError: a weight does not fit the type, or is not stored in it.
+            ContractError: a weight does not fit the type.
         """
-        import onnx_ir as ir
-
         del selection, tokens
-        model = ir.load(parent.onnx_path)
+        model = parent.copy()
         if self._rounds_only:
             half.round_to_bf16(model)
         else:
             half.to_half(model, self.dtype)
-        weight_bytes = save(model, folder)
-        path = folder / ONNX_NAME
-        if self.target in _WITHOUT_BF16:
-            runtime.OrtSession(path)  # raises where the emitted file does not load
-        self._check(ir.load(path), ir.load(parent.onnx_path))
-        return SchemeResult(quantized=(), weight_bytes=weight_bytes, settings=self._settings())
+        return Rewritten(
+            model=model,
+            check=lambda emitted: self._check(emitted, parent.model),
+            settings=self._settings(),
+            loads_here=self.target in _WITHOUT_BF16,
+        )
 
     @property
     def _rounds_only(self) -> bool:
@@ -85,8 +82,8 @@ class Cast:
             return {"dtype": self.dtype, "arithmetic": "fp32 on bf16 values", "kept_in_fp32": "all but products"}
         return {"dtype": self.dtype, "kept_in_fp32": half.KEPT}
 
-    def _check(self, emitted: ir.Model, parent: ir.Model) -> None:
-        """Every matrix of the model is stored in the 16-bit type, as its float weight rounds to it.
+    def _check(self, emitted: ir.Model, parent: ir.Model) -> tuple[QuantizedNode, ...]:
+        """Make sure that every matrix is stored in the 16-bit type, as its float weight rounds to it; no node is quantized.
 
         Raises:
             ContractError: one is not.
@@ -100,3 +97,4 @@ class Cast:
                 raise ContractError(f"{name}: is not stored in {self.dtype}")
             if not np.array_equal(array(stored), half.rounded(weight, self.dtype, name)):
                 raise ContractError(f"{name}: is not what its weight rounds to in {self.dtype}")
+        return ()

@@ -5,24 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from qexport import runtime
-from qexport.artifact import ONNX_NAME, QuantizedNode
+from qexport.artifact import QuantizedNode
 from qexport.errors import ContractError, UnsupportedHere
-from qexport.graph import contrib_node, holds, matmul_weight, replace_node, save, set_initializer
+from qexport.graph import contrib_node, holds, matmul_weight, replace_node, set_initializer
 from qexport.numerics import bnb4
 from qexport.quantized import require_nothing_besides
-from qexport.schemes import SchemeResult, Settings, Target, with_fields
+from qexport.schemes import Rewritten, Settings, Target, with_fields
 from qexport.selection import Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     import numpy as np
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from qexport.artifact import Artifact
+    from qexport.float_graph import FloatGraph
     from qexport.inputs.text import TokenSet
     from qexport.selection import Selection, WeightNode
 
@@ -58,37 +56,20 @@ class FourBitFloat:
         code_bytes, blocks = bnb4.packed_sizes(node.parameters)
         return code_bytes + 4 * blocks
 
-    def apply(self, parent: Artifact, selection: Selection, folder: Path, *, tokens: TokenSet | None) -> SchemeResult:
+    def apply(self, parent: FloatGraph, selection: Selection, *, tokens: TokenSet | None) -> Rewritten:
         """See :meth:`qexport.schemes.OnnxScheme.apply`.
 
         Raises:
-            ContractError: what is in the emitted file is not what was asked for.
             UnsupportedHere: a selected node has no 4-bit form, or TensorRT is the target.
         """
-        import onnx_ir as ir
-
         del tokens
         self._require_form(selection)
-        model = ir.load(parent.onnx_path)
+        model = parent.copy()
         for node in selection.matmuls:
             self._quantize(model, node)
-        weight_bytes = save(model, folder)
-        path = folder / ONNX_NAME
-        runtime.OrtSession(path)  # raises where the emitted file does not load
-        self._check(ir.load(path), ir.load(parent.onnx_path), selection)
-        return SchemeResult(
-            quantized=tuple(
-                QuantizedNode(
-                    name=node.name,
-                    weight=node.weight,
-                    weight_dtype=self.kind,
-                    per_channel=False,
-                    activation="none",
-                    block_size=bnb4.BLOCK_SIZE,
-                )
-                for node in selection.nodes
-            ),
-            weight_bytes=weight_bytes,
+        return Rewritten(
+            model=model,
+            check=lambda emitted: self._check(emitted, parent.model, selection),
             settings=self._settings(),
         )
 
@@ -119,7 +100,7 @@ class FourBitFloat:
     def _attributes(self, inputs: int, outputs: int) -> dict[str, int]:
         return {"K": inputs, "N": outputs, "block_size": bnb4.BLOCK_SIZE, "quant_type": QUANT_TYPES[self.kind]}
 
-    def _check(self, emitted: ir.Model, parent: ir.Model, selection: Selection) -> None:
+    def _check(self, emitted: ir.Model, parent: ir.Model, selection: Selection) -> tuple[QuantizedNode, ...]:
         """Hold the emitted file against what was asked for, with the codes rounded again from the parent's weights.
 
         Raises:
@@ -134,6 +115,17 @@ class FourBitFloat:
         require_nothing_besides(emitted, (), by=f"{self.kind}:")
         for name, node in asked.items():
             self._check_node(found[name], matmul_weight(parent, node))
+        return tuple(
+            QuantizedNode(
+                name=node.name,
+                weight=node.weight,
+                weight_dtype=self.kind,
+                per_channel=False,
+                activation="none",
+                block_size=bnb4.BLOCK_SIZE,
+            )
+            for node in selection.nodes
+        )
 
     def _check_node(self, node: ir.Node, weight: NDArray[np.float32]) -> None:
         wanted = self._attributes(*weight.shape)

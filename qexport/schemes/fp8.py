@@ -12,23 +12,21 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from qexport import calibration as calibrating
-from qexport import runtime
-from qexport.artifact import ONNX_NAME, QuantizedNode
+from qexport.artifact import QuantizedNode
 from qexport.errors import ContractError, InputError
-from qexport.graph import array, holds, matmul_weight, raise_opset, replace_weight, save, set_initializer
+from qexport.graph import array, holds, matmul_weight, raise_opset, replace_weight, set_initializer
 from qexport.numerics import fp8
 from qexport.quantized import require_nothing_besides
-from qexport.schemes import SchemeResult, Settings, Target, refused_lookup, with_fields
+from qexport.schemes import Rewritten, Settings, Target, refused_lookup, with_fields
 from qexport.selection import Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from qexport.artifact import Artifact
+    from qexport.float_graph import FloatGraph
     from qexport.inputs.text import TokenSet
     from qexport.selection import Selection, WeightNode
 
@@ -76,16 +74,13 @@ class Fp8:
         """Bytes that the node's weight takes once quantized: codes and float32 scales."""
         return node.parameters + 4 * (node.channels if self.per_channel else 1)
 
-    def apply(self, parent: Artifact, selection: Selection, folder: Path, *, tokens: TokenSet | None) -> SchemeResult:
+    def apply(self, parent: FloatGraph, selection: Selection, *, tokens: TokenSet | None) -> Rewritten:
         """See :meth:`qexport.schemes.OnnxScheme.apply`.
 
         Raises:
-            ContractError: what is in the emitted file is not what was asked for.
             InputError: static activations without calibration text.
         """
-        import onnx_ir as ir
-
-        model, original = ir.load(parent.onnx_path), ir.load(parent.onnx_path)
+        model, original = parent.copy(), parent.model
         raise_opset(model, _OPSET)
         plans = [_Plan.of(node, selection, self.target) for node in selection.nodes]
         peaks = self._peaks(parent, model, selection, tokens)
@@ -93,23 +88,11 @@ class Fp8:
             _quantize(model, plan, plan.quantized(original, per_channel=self.per_channel))
         for node in selection.matmuls:
             _quantize_input(model, node, peaks, self.target)
-        weight_bytes = save(model, folder)
-        path = folder / ONNX_NAME
-        _require_valid(path, self.target)
-        self._check(ir.load(path), original, plans, peaks)
-        return SchemeResult(
-            quantized=tuple(
-                QuantizedNode(
-                    name=node.name,
-                    weight=node.weight,
-                    weight_dtype=WEIGHT_DTYPE,
-                    per_channel=self.per_channel,
-                    activation="none" if node.role is Role.EMBEDDING else self.activations,
-                )
-                for node in selection.nodes
-            ),
-            weight_bytes=weight_bytes,
+        return Rewritten(
+            model=model,
+            check=lambda emitted: self._check(emitted, original, plans, peaks),
             settings=self._settings(),
+            loads_here=self.target in _FUSES_INTEGERS,
         )
 
     def _settings(self) -> Settings:
@@ -117,7 +100,7 @@ class Fp8:
         return {"weight_dtype": WEIGHT_DTYPE, "activations": self.activations, "arithmetic": arithmetic}
 
     def _peaks(
-        self, parent: Artifact, model: ir.Model, selection: Selection, tokens: TokenSet | None
+        self, parent: FloatGraph, model: ir.Model, selection: Selection, tokens: TokenSet | None
     ) -> dict[str, float]:
         """The largest magnitude of each tensor that is to be rounded, by its name."""
         if self.activations == "none":
@@ -128,7 +111,9 @@ class Fp8:
         ranges = calibrating.calibrate(parent, names, tokens, calibrating.METHODS[METHOD]) if names else {}
         return {name: max(-low, high) for name, (low, high) in ranges.items()}
 
-    def _check(self, emitted: ir.Model, original: ir.Model, plans: list[_Plan], peaks: Mapping[str, float]) -> None:
+    def _check(
+        self, emitted: ir.Model, original: ir.Model, plans: list[_Plan], peaks: Mapping[str, float]
+    ) -> tuple[QuantizedNode, ...]:
         """Hold the emitted file against what was asked for, with the weights rounded again.
 
         Raises:
@@ -146,6 +131,16 @@ class Fp8:
             if plan.node.role is not Role.EMBEDDING:
                 accounted |= _checked_input(node, peaks)
         require_nothing_besides(emitted, accounted, by="FP8:")
+        return tuple(
+            QuantizedNode(
+                name=plan.node.name,
+                weight=plan.node.weight,
+                weight_dtype=WEIGHT_DTYPE,
+                per_channel=self.per_channel,
+                activation="none" if plan.node.role is Role.EMBEDDING else self.activations,
+            )
+            for plan in plans
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,19 +176,6 @@ class _Plan:
         else:
             weight = matmul_weight(original, self.node)
         return fp8.quantize(weight, (0 if self.rows else 1) if per_channel else None)
-
-
-def _require_valid(path: Path, target: Target) -> None:
-    """Make sure that the emitted file loads; where onnxruntime's CPU provider would refuse it, that it is valid ONNX."""
-    if target in _FUSES_INTEGERS:
-        runtime.OrtSession(path)
-        return
-    import onnx
-
-    try:
-        onnx.checker.check_model(path)
-    except onnx.checker.ValidationError as error:
-        raise ContractError(f"{path}: is not valid ONNX ({error})") from error
 
 
 def _quantize(model: ir.Model, plan: _Plan, quantized: tuple[NDArray[np.uint8], NDArray[np.float32]]) -> None:

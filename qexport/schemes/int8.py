@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from qexport import calibration, cpu, equalize, quantized, runtime
-from qexport.artifact import ONNX_NAME
+from qexport import calibration, cpu, equalize, quantized
 from qexport.engines import MatMulRequest, engine
 from qexport.errors import InputError, near_names
-from qexport.graph import array, matmul_weight, save, set_initializer, untie
+from qexport.graph import array, matmul_weight, set_initializer, untie
 from qexport.numerics import histogram, smooth
 from qexport.numerics.grid import quantize_channels
-from qexport.schemes import SchemeResult, Settings, Target, refused_lookup, with_fields
+from qexport.schemes import Rewritten, Settings, Target, refused_lookup, with_fields
 from qexport.scratch import scratch_folder
 from qexport.selection import Role
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from qexport.artifact import Artifact
     from qexport.calibration import Edit, Ranges
+    from qexport.float_graph import FloatGraph
     from qexport.inputs.text import TokenSet
     from qexport.selection import Selection, WeightNode
 
@@ -166,22 +166,20 @@ class Int8:
         """Bytes that the node's weight takes once quantized: integers, fp32 scales, and zero points of MatMuls."""
         return node.parameters + node.channels * (4 if node.role is Role.EMBEDDING else 4 + 1)
 
-    def apply(self, parent: Artifact, selection: Selection, folder: Path, *, tokens: TokenSet | None) -> SchemeResult:
+    def apply(self, parent: FloatGraph, selection: Selection, *, tokens: TokenSet | None) -> Rewritten:
         """See :meth:`qexport.schemes.OnnxScheme.apply`.
 
         Raises:
-            ContractError: what the engine emitted is not what was asked for.
+            ContractError: smoothing changed what the model computes.
             InputError: static activations without calibration text.
             UnsupportedHere: the engine is not installed.
         """
-        import onnx_ir as ir
-
         stored = _stored_names(selection)
-        model = ir.load(parent.onnx_path)
+        model = parent.copy()
         smoothing = self._smoothing(parent, model, selection, tokens) if self.smooth else None
         if smoothing is not None and tokens is not None:
             smoothing.make(model)
-            equalize.check_same_function(parent, model, tokens, by="smoothing")
+            equalize.check_same_function(parent.artifact, model, tokens, by="smoothing")
         originals = _originals(model, selection, stored)
         for head in (node for node in selection.matmuls if node.tied):
             untie(model, head, stored[head.name])
@@ -197,11 +195,8 @@ class Int8:
                 _store_integers(model, stored[node.name], originals(stored[node.name]), 1, self.grid)
         for node in selection.embeddings:
             _quantize_lookup(model, node, stored[node.name], mapped=self.target == "cpu")
-        path = folder / ONNX_NAME
-        weight_bytes = save(model, folder)
-        runtime.OrtSession(path)  # raises where the emitted file does not load
-        found = quantized.check(
-            ir.load(path),
+        check = partial(
+            quantized.check,
             asked={(stored[node.name], node.role is Role.EMBEDDING): node for node in selection.nodes},
             original=originals,
             ranges=ranges,
@@ -211,10 +206,10 @@ class Int8:
             paired=self.grid.paired,
             by=f"engine {self.engine}",
         )
-        return SchemeResult(quantized=found, weight_bytes=weight_bytes, settings=self._settings())
+        return Rewritten(model=model, check=check, settings=self._settings())
 
     def _smoothing(
-        self, parent: Artifact, model: ir.Model, selection: Selection, tokens: TokenSet | None
+        self, parent: FloatGraph, model: ir.Model, selection: Selection, tokens: TokenSet | None
     ) -> Edit | None:
         """What smooths the parent's graph; None where nothing gains by it."""
         groups = equalize.groups(model, selection.matmuls)
@@ -255,7 +250,7 @@ class Int8:
 
     def _ranges(
         self,
-        parent: Artifact,
+        parent: FloatGraph,
         model: ir.Model,
         selection: Selection,
         tokens: TokenSet | None,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import numpy as np
 
-from qexport import packed, progress, runtime
-from qexport.artifact import ONNX_NAME, QuantizedNode
+from qexport import packed, progress
+from qexport.artifact import QuantizedNode
 from qexport.equalize import groups, rescale
 from qexport.errors import ContractError, InputError
-from qexport.graph import array, save, set_initializer
+from qexport.graph import array, set_initializer
 from qexport.half import to_half
 from qexport.moments import moments
 from qexport.numerics.awq import awq_scale
@@ -21,17 +21,15 @@ from qexport.numerics.blocks import Blocks, Grid, rtn
 from qexport.numerics.gptq import follow_float, gptq
 from qexport.numerics.hqq import hqq
 from qexport.quantized import require_nothing_besides
-from qexport.schemes import SchemeResult, Settings, Target, refused_lookup, with_fields
+from qexport.schemes import Rewritten, Settings, Target, refused_lookup, with_fields
 from qexport.selection import Role
 from qexport.stages import SideBySide
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from qexport.artifact import Artifact
+    from qexport.float_graph import FloatGraph
     from qexport.inputs.text import TokenSet
     from qexport.selection import Selection, WeightNode
 
@@ -138,16 +136,14 @@ class WeightOnly:
             scale_dtype="float16" if self.target == "cuda" else "float32",
         )
 
-    def apply(self, parent: Artifact, selection: Selection, folder: Path, *, tokens: TokenSet | None) -> SchemeResult:
+    def apply(self, parent: FloatGraph, selection: Selection, *, tokens: TokenSet | None) -> Rewritten:
         """See :meth:`qexport.schemes.OnnxScheme.apply`.
 
         Raises:
-            ContractError: what is in the emitted file is not what was asked for.
+            ContractError: a weight is far off after rounding.
             InputError: GPTQ or AWQ without calibration text.
         """
-        import onnx_ir as ir
-
-        model = ir.load(parent.onnx_path)
+        model = parent.copy()
         plan = _plan(selection, self._grid)
         digests = {}
         for name, weight, blocks in self._rounded(model, plan, tokens):
@@ -161,12 +157,9 @@ class WeightOnly:
             self._emit(model, name, task)
         if self.target == "cuda":
             to_half(model, "fp16")
-        weight_bytes = save(model, folder)
-        path = folder / ONNX_NAME
-        runtime.OrtSession(path)  # raises where the emitted file does not load
-        return SchemeResult(
-            quantized=self._check(ir.load(path), selection, plan, digests),
-            weight_bytes=weight_bytes,
+        return Rewritten(
+            model=model,
+            check=lambda emitted: self._check(emitted, selection, plan, digests),
             settings=self._settings(),
         )
 

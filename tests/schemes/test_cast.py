@@ -12,6 +12,7 @@ from qexport.errors import ContractError
 from qexport.runtime import OrtSession
 from qexport.schemes.cast import Cast
 from qexport.selection import parse_selector, weight_nodes
+from tests.rewritten import apply
 
 ARCHITECTURES = ("gpt2", "llama", "mistral", "qwen2", "phi3", "gemma2")
 CLOSE = {"fp16": 0.003, "bf16": 0.03}
@@ -23,7 +24,7 @@ both_types = pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 def cast(parent, folder, dtype, target="cpu"):
     folder.mkdir(exist_ok=True)
     everything = parse_selector("all").select(weight_nodes(ir.load(parent.onnx_path)))
-    return Cast(dtype=dtype, target=target).apply(parent, everything, folder, tokens=None)
+    return apply(Cast(dtype=dtype, target=target), parent, everything, folder, tokens=None)
 
 
 def logits(path):
@@ -50,7 +51,7 @@ def test_conformance(fp32, tmp_path, name, dtype):
 @both_types
 @pytest.mark.parametrize("target", ["cuda", "tensorrt"])
 def test_accelerators_get_a_graph_that_computes_in_the_type(fp32, tmp_path, name, dtype, target):
-    result = cast(fp32(name), tmp_path / "out", dtype, target)
+    result = cast(fp32(name, "optimum"), tmp_path / "out", dtype, target)
     assert "arithmetic" not in result.settings
     model = onnx.load(tmp_path / "out" / "model.onnx")
     cache = next(value for value in model.graph.input if value.name == "past_key_values.0.key")

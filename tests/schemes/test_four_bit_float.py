@@ -11,6 +11,7 @@ from qexport.numerics import bnb4
 from qexport.runtime import OrtSession
 from qexport.schemes.four_bit_float import FourBitFloat
 from qexport.selection import Role, parse_selector, weight_nodes
+from tests.rewritten import apply
 
 ARCHITECTURES = ("gpt2", "llama", "mistral", "qwen2", "phi3")
 BODY = "attention,mlp"
@@ -22,7 +23,7 @@ kinds = pytest.mark.parametrize("kind", ["nf4", "fp4"])
 def quantize(parent, folder, kind, nodes=BODY):
     folder.mkdir(exist_ok=True)
     selection = parse_selector(nodes).select(weight_nodes(ir.load(parent.onnx_path)))
-    return selection, FourBitFloat(kind=kind).apply(parent, selection, folder, tokens=None)
+    return selection, apply(FourBitFloat(kind=kind), parent, selection, folder, tokens=None)
 
 
 def initializers(path):
@@ -144,7 +145,7 @@ def test_an_embedding_is_refused_with_the_reason(fp32, tmp_path):
     scheme = FourBitFloat(kind="nf4")
     assert all("multiplies only" in scheme.refusal(node) for node in selection.nodes)
     with pytest.raises(UnsupportedHere, match=r"transformer\.wte/Gather: nf4 has no lookup form"):
-        scheme.apply(fp32("gpt2"), selection, tmp_path, tokens=None)
+        apply(scheme, fp32("gpt2"), selection, tmp_path, tokens=None)
 
 
 def test_nothing_else_is_refused(fp32):
@@ -155,7 +156,7 @@ def test_nothing_else_is_refused(fp32):
 def test_tensorrt_has_no_such_operator(fp32, tmp_path):
     selection = parse_selector("mlp").select(weight_nodes(ir.load(fp32("gpt2").onnx_path)))
     with pytest.raises(UnsupportedHere, match="TensorRT"):
-        FourBitFloat(kind="nf4", target="tensorrt").apply(fp32("gpt2"), selection, tmp_path, tokens=None)
+        apply(FourBitFloat(kind="nf4", target="tensorrt"), fp32("gpt2"), selection, tmp_path, tokens=None)
 
 
 def _other_kind(model):

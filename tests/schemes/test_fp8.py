@@ -9,10 +9,12 @@ from onnx import helper, numpy_helper
 
 from qexport.calibration import METHODS, calibrate
 from qexport.errors import ContractError, InputError
+from qexport.float_graph import FloatGraph
 from qexport.inputs.text import TokenSet
 from qexport.runtime import OrtSession, decoder_feeds
 from qexport.schemes.fp8 import Fp8, _Plan
 from qexport.selection import Role, parse_selector, weight_nodes
+from tests.rewritten import apply
 
 ARCHITECTURES = ("gpt2", "llama", "mistral", "qwen2", "phi3")
 E4M3 = onnx.TensorProto.FLOAT8E4M3FN
@@ -34,11 +36,14 @@ def calibration_tokens():
     return TokenSet(kind="windows", origin="seeded", description="windows of 24 tokens", sequences=sequences)
 
 
+EXPORTER = {"cpu": "fused", "tensorrt": "optimum"}
+
+
 def quantize(parent, folder, way="static", nodes="all", target="cpu"):
     folder.mkdir(exist_ok=True)
     selection = parse_selector(nodes).select(weight_nodes(ir.load(parent.onnx_path)))
     scheme = Fp8(activations=way, target=target)
-    return selection, scheme.apply(parent, selection, folder, tokens=calibration_tokens())
+    return selection, apply(scheme, parent, selection, folder, tokens=calibration_tokens())
 
 
 def initializers(path):
@@ -127,7 +132,7 @@ def test_inputs_are_rounded_over_their_calibrated_range(fp32, tmp_path):
         scaled = nodes[next(node for node in model.graph.node if node.name == name).input[0]]
         quantize_node = nodes[nodes[scaled.input[0]].input[0]]
         source = quantize_node.input[0]
-        low, high = calibrate(parent, [source], calibration_tokens(), METHODS["minmax"])[source]
+        low, high = calibrate(FloatGraph.read(parent), [source], calibration_tokens(), METHODS["minmax"])[source]
         assert values[quantize_node.input[1]] == np.float32(max(-low, high)) / np.float32(448)
         assert scaled.input[1] == quantize_node.input[1]
         seen.add(source)
@@ -157,7 +162,7 @@ def test_the_runtime_rounds_as_ml_dtypes_does(tmp_path):
 @both_ways
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])
 def test_a_tied_table_is_stored_once(fp32, tmp_path, name, way, target):
-    selection, _ = quantize(fp32(name), tmp_path / "out", way, target=target)
+    selection, _ = quantize(fp32(name, EXPORTER[target]), tmp_path / "out", way, target=target)
     (head,) = (node for node in selection.nodes if node.tied)
     model = onnx.load(tmp_path / "out" / "model.onnx")
     tables = [tensor for tensor in model.graph.initializer if np.prod(tensor.dims) == head.parameters]
@@ -168,7 +173,7 @@ def test_a_tied_table_is_stored_once(fp32, tmp_path, name, way, target):
 @pytest.mark.parametrize("nodes", ["embedding", "lm-head", "embedding,lm-head", "mlp,lm-head", "attention,embedding"])
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])
 def test_parts_of_a_model(fp32, tmp_path, name, nodes, target):
-    parent = fp32(name)
+    parent = fp32(name, EXPORTER[target])
     selection, result = quantize(parent, tmp_path / "out", "static", nodes, target)
     assert {node.per_channel for node in result.quantized} == {target == "cpu"}
     assert 1e-6 < relative_error(tmp_path / "out" / "model.onnx", parent.onnx_path) < CLOSE
@@ -182,10 +187,10 @@ def test_parts_of_a_model(fp32, tmp_path, name, nodes, target):
 def test_static_needs_text_and_weights_alone_do_not(fp32, tmp_path):
     selection = parse_selector("attention").select(weight_nodes(ir.load(fp32("gpt2").onnx_path)))
     with pytest.raises(InputError, match="calibration text"):
-        Fp8().apply(fp32("gpt2"), selection, tmp_path, tokens=None)
+        apply(Fp8(), fp32("gpt2"), selection, tmp_path, tokens=None)
     assert Fp8(activations="none").calibration == ""
     assert Fp8().calibration == "minmax"
-    Fp8(activations="none").apply(fp32("gpt2"), selection, tmp_path, tokens=None)
+    apply(Fp8(activations="none"), fp32("gpt2"), selection, tmp_path, tokens=None)
 
 
 def test_a_second_run_gives_the_same_bytes(fp32, tmp_path):
@@ -260,7 +265,7 @@ def test_a_file_that_was_changed_is_a_contract_error(fp32, tmp_path, change, rea
     selection, _ = quantize(parent, tmp_path / "out")
     original = ir.load(parent.onnx_path)
     plans = [_Plan.of(node, selection, "cpu") for node in selection.nodes]
-    peaks = scheme._peaks(parent, original, selection, calibration_tokens())
+    peaks = scheme._peaks(FloatGraph.read(parent), original, selection, calibration_tokens())
     model = onnx.load(tmp_path / "out" / "model.onnx")
     scheme._check(ir.from_proto(model), original, plans, peaks)
     change(model)

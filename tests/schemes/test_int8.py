@@ -18,6 +18,7 @@ from qexport.schemes import int8
 from qexport.schemes.int8 import Dynamic, Int8, Static, WeightGrid
 from qexport.selection import parse_selector, weight_nodes
 from tests.outliers import save_outlier_twin
+from tests.rewritten import apply
 
 ARCHITECTURES = ("gpt2", "llama", "mistral", "qwen2", "phi3")
 INC_HERE = importlib.util.find_spec("neural_compressor") is not None
@@ -64,7 +65,7 @@ def quantize(parent, folder, *, way="dynamic", nodes="all", smooth=False, **fiel
     selection = parse_selector(nodes).select(weight_nodes(ir.load(parent.onnx_path)))
     scheme = Int8(activations=WAYS[way], smooth=smooth, **{"engine": "ort"} | fields)
     tokens = calibration_tokens() if scheme.calibration else None
-    return selection, scheme.apply(parent, selection, folder, tokens=tokens)
+    return selection, apply(scheme, parent, selection, folder, tokens=tokens)
 
 
 def initializers(path):
@@ -253,7 +254,7 @@ def test_what_an_engine_leaves_undone_is_an_error(fp32, tmp_path, monkeypatch):
 def test_ranges_and_smoothing_need_text(fp32, tmp_path, fields):
     selection = parse_selector("attention").select(weight_nodes(ir.load(fp32("gpt2").onnx_path)))
     with pytest.raises(InputError, match="calibration text"):
-        Int8(**fields).apply(fp32("gpt2"), selection, tmp_path, tokens=None)
+        apply(Int8(**fields), fp32("gpt2"), selection, tmp_path, tokens=None)
 
 
 @pytest.mark.parametrize(

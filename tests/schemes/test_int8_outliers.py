@@ -13,6 +13,7 @@ from qexport.runtime import OrtSession
 from qexport.schemes.int8 import Dynamic, Int8, Static
 from qexport.selection import parse_selector, weight_nodes
 from tests.outliers import save_outlier_twin
+from tests.rewritten import apply
 
 REFERENCE = Path(__file__).resolve().parents[2] / "models" / "reference"
 WAYS = {"static": Static(), "dynamic": Dynamic(), "per-token": Dynamic(per_token=True)}
@@ -69,7 +70,7 @@ def ratio(twin, folder, scheme):
     parent, calibration, evaluation, exact = twin
     selection = parse_selector("all").select(weight_nodes(ir.load(parent.onnx_path)))
     folder.mkdir()
-    scheme.apply(parent, selection, folder, tokens=calibration)
+    apply(scheme, parent, selection, folder, tokens=calibration)
     return perplexity(folder / "model.onnx", evaluation) / exact
 
 

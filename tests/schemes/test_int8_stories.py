@@ -12,6 +12,7 @@ import pytest
 from qexport.runtime import OrtSession
 from qexport.schemes.int8 import Dynamic, Int8, Static
 from qexport.selection import parse_selector, weight_nodes
+from tests.rewritten import apply
 
 WINDOW = 512
 WAYS = {"static": Static(), "dynamic": Dynamic()}
@@ -102,6 +103,6 @@ def test_the_export_scores_as_torch_does(source, windows, exact):
 def test_ratio_to_fp32(parent, windows, exact, tmp_path, *, engine, way, nodes, most):
     selection = parse_selector(nodes).select(weight_nodes(ir.load(parent.onnx_path)))
     scheme = Int8(activations=WAYS[way], engine=engine)
-    scheme.apply(parent, selection, tmp_path, tokens=windows["calibration"])
+    apply(scheme, parent, selection, tmp_path, tokens=windows["calibration"])
     ratio = perplexity(OrtSession(tmp_path / "model.onnx", threads=1).logits, windows["evaluation"]) / exact
     assert 0.99 < ratio <= most

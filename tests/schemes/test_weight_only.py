@@ -13,6 +13,7 @@ from qexport.numerics.blocks import Grid, rtn
 from qexport.runtime import OrtSession
 from qexport.schemes.weight_only import Awq, Gptq, Hqq, Rtn, WeightOnly
 from qexport.selection import Role, parse_selector, weight_nodes
+from tests.rewritten import apply
 
 TIED = ("gpt2", "llama", "qwen2")
 ROUNDINGS = {"rtn": Rtn(), "hqq": Hqq(), "gptq": Gptq(), "awq": Awq()}
@@ -28,7 +29,7 @@ def quantize(parent, folder, *, nodes="all", rounding="rtn", bits=4, **options):
     folder.mkdir()
     selection = parse_selector(nodes).select(weight_nodes(ir.load(parent.onnx_path)))
     scheme = WeightOnly(bits=bits, rounding=ROUNDINGS[rounding], **options)
-    result = scheme.apply(parent, selection, folder, tokens=calibration_tokens() if scheme.calibration else None)
+    result = apply(scheme, parent, selection, folder, tokens=calibration_tokens() if scheme.calibration else None)
     return selection, scheme, result
 
 
@@ -152,7 +153,7 @@ def test_a_second_run_gives_the_same_bytes(fp32, tmp_path):
 def test_what_is_learned_needs_text(fp32, tmp_path, rounding):
     selection = parse_selector("attention").select(weight_nodes(ir.load(fp32("gpt2").onnx_path)))
     with pytest.raises(InputError, match="calibration text"):
-        WeightOnly(bits=4, rounding=ROUNDINGS[rounding]).apply(fp32("gpt2"), selection, tmp_path, tokens=None)
+        apply(WeightOnly(bits=4, rounding=ROUNDINGS[rounding]), fp32("gpt2"), selection, tmp_path, tokens=None)
 
 
 def test_a_node_left_in_float_is_an_error(fp32, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from qexport.metrics.perplexity import sequence_nll
 from qexport.recipes import recipe
 from qexport.runtime import OrtSession
 from qexport.selection import parse_selector, weight_nodes
+from tests.rewritten import apply
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +50,7 @@ def loss(data_dir, windows, tmp_path_factory):
     def measured(name):
         scheme = recipe(name).scheme
         (work / name).mkdir()
-        scheme.apply(parent, selection, work / name, tokens=windows["calibration"] if scheme.calibration else None)
+        apply(scheme, parent, selection, work / name, tokens=windows["calibration"] if scheme.calibration else None)
         return perplexity(work / name / "model.onnx") / exact - 1
 
     return measured
