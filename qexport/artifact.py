@@ -24,7 +24,8 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from qexport.errors import ContractError, InputError, QExportError, UnsupportedHere
-from qexport.scratch import claimed, is_alive
+from qexport.files import is_alive
+from qexport.scratch import claimed, sweep_scratch
 
 MANIFEST_NAME = "qexport.json"
 ONNX_NAME = "model.onnx"
@@ -37,7 +38,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelInfo(_Value):
@@ -130,7 +131,7 @@ class Manifest(_Value):
     calibration: CalibrationInfo | None = None
     cpu_dependent: str = ""
     """The contents that may differ where another CPU makes the artifact, in words; empty where none do."""
-    weight_bytes: int
+    weight_bytes: int = Field(ge=0)
     """Bytes of all weights as stored, tied ones once; not the bytes of the file."""
     files: tuple[FileInfo, ...] = ()
     versions: dict[str, str] = Field(default_factory=dict)
@@ -139,7 +140,7 @@ class Manifest(_Value):
 class Artifact(BaseModel):
     """A folder with a manifest that was read and checked for form."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     path: Path
     manifest: Manifest
@@ -328,6 +329,7 @@ def whole_folder(path: Path, check: Callable[[Path], None]) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             claim.enter_context(claimed(path))
             sweep(path)
+            sweep_scratch()
             beside.mkdir()
         except OSError as error:
             raise InputError(f"{path}: cannot be made there ({error.strerror}); choose another output") from error
@@ -349,6 +351,10 @@ def whole_folder(path: Path, check: Callable[[Path], None]) -> Iterator[Path]:
             shutil.rmtree(beside, ignore_errors=True)
 
 
+_NEARLY_FULL_BYTES = 1 << 20
+"""A disk that a write was refused on may have some room left."""
+
+
 def _full_disk(error: BaseException, folder: Path) -> str:
     """The place that an error says is full, in words; empty where the error came of something else."""
     if not _disk_full(error, folder):
@@ -356,7 +362,7 @@ def _full_disk(error: BaseException, folder: Path) -> str:
     temporary = Path(tempfile.gettempdir())
     named = Path(os.fsdecode(error.filename)) if isinstance(error, OSError) and error.filename else None
     in_temporary = named is not None and named.is_relative_to(temporary) and not named.is_relative_to(folder)
-    if in_temporary or (shutil.disk_usage(temporary).free == 0 and shutil.disk_usage(folder).free > 0):
+    if in_temporary or shutil.disk_usage(temporary).free < _NEARLY_FULL_BYTES <= shutil.disk_usage(folder).free:
         return f"{temporary}: the temporary folder is full (TMPDIR names another)"
     return f"{folder}: the disk is full"
 

@@ -12,9 +12,10 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from qexport import __version__, cpu
 from qexport.errors import (
@@ -50,6 +51,18 @@ app = typer.Typer(
 )
 
 logger = logging.getLogger(__name__)
+
+
+class _Once(TyperCommand):
+    """A command that takes no option twice: click keeps the last value and drops the first in silence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, order = self.make_parser(ctx).parse_args(list(args))
+        for parameter in order:
+            if order.count(parameter) > 1 and isinstance(parameter, TyperOption) and not parameter.multiple:
+                raise typer.BadParameter(f"{parameter.opts[0]} is there twice; give it once", ctx=ctx)
+        return super().parse_args(ctx, args)
+
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="Local folder, Hugging Face id, or `reference` for the bundled model.")
@@ -134,7 +147,9 @@ TargetOption = Annotated[
 ProviderOption = Annotated[
     Literal["cpu", "cuda"], typer.Option("--provider", help="Where it runs; not there is an error.")
 ]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Threads; default all processors.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, max=1024, help="Threads; default all processors.")
+]
 TaskDataOption = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="Folder with the tasks' questions; default the hub.")
 ]
@@ -192,7 +207,7 @@ def _root(
     _set_up_stderr(quiet=quiet, verbose=verbose)
 
 
-@app.command()
+@app.command(cls=_Once)
 def export(
     model: ModelArgument,
     output: OutputOption,
@@ -223,7 +238,7 @@ def _options(recipe: Recipe) -> list[str]:
     return ["weights" if name == "grid" else name for name in recipe.scheme.OPTIONS]
 
 
-@app.command()
+@app.command(cls=_Once)
 def recipes(as_json: JsonOption = False) -> None:
     """List the recipes, what each is, and its options."""
     with _errors():
@@ -246,7 +261,7 @@ def recipes(as_json: JsonOption = False) -> None:
         _console(stderr=False).print(table)
 
 
-@app.command()
+@app.command(cls=_Once)
 def nodes(
     model: ArtifactArgument,
     nodes: NodesOption = None,
@@ -274,7 +289,7 @@ def nodes(
         _print_plan(plan, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=_Once)
 def quantize(
     model: ArtifactArgument,
     output: OutputOption,
@@ -339,7 +354,7 @@ def quantize(
         _print_artifact(artifact, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=_Once)
 def compare(
     model: Annotated[
         str | None,
@@ -431,6 +446,7 @@ def compare(
             limit=limit,
             engine=engine,
             exporter=exporter,
+            rounds=rounds,
         )
         experiment = comparison.experiment_for(model, asked)
         if recipes is not None:
@@ -467,7 +483,7 @@ def compare(
             _fail(f"{folder}: nothing was measured; the report has the reasons", EXIT_ERROR)
 
 
-@app.command(name="eval", context_settings={"token_normalize_func": _dashed})
+@app.command(name="eval", cls=_Once, context_settings={"token_normalize_func": _dashed})
 def evaluate(
     artifacts: Annotated[
         list[Path],
@@ -535,7 +551,7 @@ def evaluate(
         _print_report(records, folder, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=_Once)
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Report folders, or files of records.")],
     output: OutputOption,
@@ -550,7 +566,7 @@ def report(
         _print_report(comparison.report(runs, output, title=title, overwrite=overwrite), output, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=_Once)
 def deploy(
     artifacts: Annotated[
         list[Path],
@@ -596,7 +612,7 @@ def deploy(
         _print_deployment(made, output, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=_Once)
 def serve(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder made by export or quantize.")],
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
@@ -611,7 +627,7 @@ def serve(
         run(artifact, host=host, port=port, provider=provider, threads=threads, ready=_print_served)
 
 
-@app.command()
+@app.command(cls=_Once)
 def push(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder of an artifact.")],
     repo: Annotated[
@@ -646,7 +662,7 @@ def push(
         _print_push(found, folder)
 
 
-@app.command()
+@app.command(cls=_Once)
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact, or what `qexport deploy` made of one.")],
     as_json: JsonOption = False,
@@ -663,7 +679,7 @@ def verify(
             raise ContractError(f"{folder}: is not as it was written: {names}; make it again")
 
 
-@app.command()
+@app.command(cls=_Once)
 def gate(
     artifacts: Annotated[
         list[Path],

@@ -121,6 +121,8 @@ def only(experiment: Experiment, recipes: Sequence[str]) -> Experiment:
         InputError: a recipe that does not exist, or that the experiment has no row of.
     """
     for name in recipes:
+        if list(recipes).count(name) > 1:
+            raise InputError(f"--recipes {name}: is there twice; leave one out")
         if recipe(name).name not in {row.recipe for row in experiment.rows}:
             known = near_names(name, (row.recipe for row in experiment.rows))
             raise InputError(f"{name}: {experiment.title} has no row of this recipe; {known}")

@@ -69,6 +69,8 @@ def deploy(
     for artifact in artifacts:
         require_onnx(artifact, "to deploy")
         require_named(artifact, SIDE_FILES)
+        if artifact.path in Path(folder).resolve().parents:
+            raise InputError(f"{folder}: lies in the artifact's own folder; choose another output")
         if Path(folder).resolve() in (artifact.path, *artifact.path.parents):
             raise InputError(f"{folder}: the artifact {artifact.path} lies there; choose another output")
         layout.check(artifact)

@@ -50,6 +50,7 @@ _NEEDS: Mapping[str, str] = {
     "prompts": _PROMPTS,
     "new_tokens": _PROMPTS,
     "rounds": _TIMED,
+    "--rounds": _TIMED,
     "[session]": _QUESTION,
     "--data": _TASKS,
     "--num-fewshot": _TASKS,

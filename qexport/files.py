@@ -21,6 +21,8 @@ def write_all(texts: Mapping[Path, str]) -> None:
     """Write several texts as :func:`write_whole` does one: a full disk leaves all files as they were."""
     beside = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in texts}
     for path in texts:
+        _sweep(path)
+    for path in texts:
         if path.is_dir():  # found before the first file is replaced
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     try:
@@ -31,6 +33,26 @@ def write_all(texts: Mapping[Path, str]) -> None:
     finally:
         for place in beside.values():
             place.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes that were killed left beside a file."""
+    begin = f".{path.name}."
+    for left in path.parent.iterdir() if path.parent.is_dir() else ():
+        pid = left.name.removeprefix(begin)
+        if left.name.startswith(begin) and pid.isdecimal() and not is_alive(int(pid)):
+            left.unlink(missing_ok=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process of this machine runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def read_text(path: Path, *, otherwise: str = "check the path") -> str:

@@ -115,6 +115,7 @@ def export(
         ParityError: the graph does not compute what torch computes.
         UnsupportedHere: the exporter cannot do this architecture.
     """
+    _keep_parent(model, folder)
     check_output(folder, overwrite=overwrite)
     require_utf8(folder)
     return export_source(locate(model, revision, trust), folder, exporter, overwrite=overwrite)
@@ -187,9 +188,13 @@ def _keep_parent(model: str, folder: Path) -> None:
     Raises:
         InputError: it would.
     """
+    if not model.strip():  # the current folder, for pathlib; locate_model refuses it
+        return
     parent, output = Path(model).resolve(), folder.resolve()
     if parent.is_dir() and (output == parent or output in parent.parents):
         raise InputError(f"{folder}: holds the model itself, which would be lost; choose another output")
+    if parent.is_dir() and parent in output.parents:
+        raise InputError(f"{folder}: lies in the model's own folder; choose another output")
 
 
 def _onnx_scheme(chosen: Recipe) -> OnnxSchemes:

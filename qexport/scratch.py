@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qexport.errors import InputError
+from qexport.files import is_alive
 
 _PREFIX = "qexport-"
 _held: set[Path] = set()
@@ -41,17 +42,6 @@ def _is_own(path: Path) -> bool:
     with contextlib.suppress(OSError):
         return not hasattr(os, "getuid") or path.lstat().st_uid == os.getuid()
     return False
-
-
-def is_alive(pid: int) -> bool:
-    """Say whether a process of this machine runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
 
 
 @contextlib.contextmanager
@@ -103,7 +93,8 @@ def _locked(lock: Path) -> int | None:
         except OSError:
             same = False
         if same:
-            os.truncate(handle, 0)
-            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            with contextlib.suppress(OSError):  # a full disk: the lock holds without the name of its holder
+                os.truncate(handle, 0)
+                os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
             return handle
         os.close(handle)  # its holder removed it between the two calls

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from qexport import comparison
@@ -9,7 +11,7 @@ from qexport.effect import choices_of, require_effect
 from qexport.errors import InputError
 from qexport.inputs.budgets import load_gate_plan
 from qexport.recipes import recipe
-from tests.command import failure
+from tests.command import failure, qexport
 
 EXPERIMENT = 'title = "T"\nmodel = "somebody/model"\nmetrics = ["disk_bytes"]\n{}\n[[rows]]\nrecipe = "fp32"\n{}'
 GATE = "{}\n[budgets]\ndisk_bytes = {{ at_most = 1.01, of = 'baseline' }}\n{}"
@@ -27,6 +29,7 @@ GATE = "{}\n[budgets]\ndisk_bytes = {{ at_most = 1.01, of = 'baseline' }}\n{}"
         (["--num-fewshot", "2"], "add one's metric"),
         (["--limit", "2"], "add one's metric"),
         (["--engine", "ort"], "add int8-static"),
+        (["--rounds", "2"], "add latency_s"),
     ],
 )
 def test_an_option_of_compare_without_effect(tiny, tmp_path, monkeypatch, words, way_out):
@@ -43,6 +46,7 @@ def test_an_option_of_compare_without_effect(tiny, tmp_path, monkeypatch, words,
     [
         (["--stand-in-size", "full"], "add --stand-in"),
         (["--full", "--rounds", "2"], "--full is --rounds 3"),
+        (["--recipes", "fp32,fp32"], "--recipes fp32: is there twice"),
         (["--exporter", "optimum", "--recipes", "bnb-nf4"], "every recipe stays in PyTorch"),
     ],
 )
@@ -120,3 +124,31 @@ def test_what_has_an_effect_is_let_through():
     require_effect(
         ["--text", "--prompts", "--limit", "--engine", "--exporter", "--calibration-text", "[session]"], metrics, rows
     )
+
+
+@pytest.mark.parametrize("words", [["--nodes", "attention", "--nodes", "mlp"], ["--recipe", "nf4", "--recipe", "fp4"]])
+def test_an_option_that_is_there_twice(fp32, words):
+    """click keeps the last and drops the first."""
+    said = qexport("nodes", fp32("gpt2").path, *words, code=2).stderr
+    assert f"{words[0]} is there twice; give it once" in said
+
+
+def test_an_option_that_may_be_repeated(fp32):
+    qexport("nodes", fp32("gpt2").path, "--exclude", ".*mlp.*", "--exclude", "lm_head.*")
+
+
+def test_bits_of_a_head_that_is_not_selected(fp32, tmp_path):
+    words = ["quantize", fp32("gpt2").path, "-o", tmp_path / "out", "--recipe", "w4a16-rtn", "--nodes", "attention"]
+    assert "head_bits has no effect, since the head is not selected" in failure(*words, "--head-bits", "8")
+
+
+@pytest.mark.parametrize("verb", [["export"], ["quantize", "--recipe", "w4a16-rtn"]])
+def test_an_output_in_the_model_s_own_folder(tiny, tmp_path, verb):
+    folder = shutil.copytree(tiny("gpt2"), tmp_path / "model")
+    said = failure(*verb, folder, "-o", folder / "out")
+    assert "lies in the model's own folder; choose another output" in said
+
+
+def test_a_deployment_in_the_artifact_s_own_folder(fp32, tmp_path):
+    folder = shutil.copytree(fp32("gpt2").path, tmp_path / "a")
+    assert "lies in the artifact's own folder" in failure("deploy", folder, "--to", "optimum", "-o", folder / "out")

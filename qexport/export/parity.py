@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from qexport.errors import ParityError
+from qexport.errors import InputError, ParityError
 from qexport.export.float64 import float64
 from qexport.export.operators import attention_set
 from qexport.export.signature import Signature
@@ -216,6 +216,11 @@ def _compare(
             rounded, expected = expected, double(ids, mask, positions)[real]
             noises.append(np.max(np.abs(rounded - expected)))
         differences.append(np.max(np.abs(graph(ids, mask, positions)[real] - expected)))
+        if not np.isfinite(expected).all():
+            raise InputError(
+                "the model's own logits are NaN or infinite in torch; correct the numbers in its config.json (the epsilon of its "
+                "norms, rope_theta), or its weights"
+            )
         deviations.append(np.std(expected - expected.mean(axis=1, keepdims=True)))
     deviation = float(np.mean(deviations))
     return Difference(

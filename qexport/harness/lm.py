@@ -65,6 +65,7 @@ class ArtifactLM(TemplateLM):
         super().__init__()
         given = {} if add_bos_token is None else {"add_bos_token": add_bos_token}
         self.tokenizer: Any = read_tokenizer(folder, **given)
+        self._folder = folder
         config = load_config(folder)
         self._rows = rows_of(config)
         self.max_length = max_length or resolve_max_length(config, self.tokenizer)
@@ -101,9 +102,7 @@ class ArtifactLM(TemplateLM):
             InputError: the tokenizer has no template.
         """
         if not self.tokenizer.chat_template:
-            raise InputError(
-                f"{self.tokenizer.name_or_path}: the tokenizer has no chat template; leave --apply-chat-template out"
-            )
+            raise InputError(f"{self._folder}: the tokenizer has no chat template; leave --apply-chat-template out")
         from jinja2 import TemplateError
 
         try:

@@ -38,6 +38,8 @@ def left_by_training(folder: Path) -> str:
     for pattern, words in _LEFT.items():
         if any(folder.glob(pattern)):
             return words
+    if any(folder.glob("model-*-of-*.safetensors")):
+        return "holds shards and no model.safetensors.index.json; copy the index there too"
     others = sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith("model"))
     if others:
         return f"holds {others[0]}, which transformers does not look for; rename it to model.safetensors if it is the model"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qexport.artifact import MANIFEST_NAME
 from qexport.errors import InputError, first_words
 from qexport.files import read_json
 from qexport.inputs.leftovers import left_by_training
@@ -29,6 +30,7 @@ _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 """The names transformers looks for, in its order."""
 
+_ADAPTERS = ("adapter_config.json", "adapter_model.*")
 _TOKENIZERS = (
     ("tokenizer.json",),
     ("tokenizer.model",),
@@ -92,7 +94,11 @@ def locate_model(
     Raises:
         InputError: nothing there, or a model that qexport cannot take; the message names the file and the way out.
     """
+    if not str(spec).strip():
+        raise InputError("the name of the model is empty; give a folder or a hub id")
     folder = Path(spec).expanduser()
+    if (folder / MANIFEST_NAME).is_file():
+        raise InputError(f"{spec}: is an artifact of qexport, not a model; give the model that it was made from")
     if folder.is_dir():
         if revision is not None:
             raise InputError(f"{spec}: a local folder has no revision {revision}; leave --revision out")
@@ -101,6 +107,9 @@ def locate_model(
         folder = _snapshot(str(spec), revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
         name, commit = str(spec), folder.name
     config = _read_config(folder)
+    for key in _CONTEXT_KEYS:
+        if isinstance(config.get(key), int) and config[key] < 1:
+            raise InputError(f"{folder / 'config.json'}: {key} is {config[key]}; correct it")
     remote = _check_remote_code(folder, config, trust=trust_remote_code)
     if not remote:
         _check_decoder(folder, config)
@@ -202,9 +211,10 @@ def _check_decoder(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _weight_files(folder: Path, *, allow_pickle: bool) -> tuple[Path, ...]:
-    if (folder / "adapter_config.json").is_file():
+    adapters = sorted(path.name for pattern in _ADAPTERS for path in folder.glob(pattern))
+    if adapters:
         raise InputError(
-            f"{folder / 'adapter_config.json'}: an adapter lies beside the model and would be left out; merge it "
+            f"{folder / adapters[0]}: an adapter lies beside the model and would be left out; merge it "
             "(merge_and_unload in peft) and give the merged model, or remove it"
         )
     both = [name for name in _SAFETENSORS if (folder / name).is_file()]

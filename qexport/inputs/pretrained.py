@@ -6,6 +6,7 @@ places. So it reads a folder of links to the plain files of a model, which hold 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import re
@@ -86,6 +87,10 @@ def plain_folder(folder: Path, *, pickled: bool = False) -> Iterator[Path]:
         for path in {path for pattern in patterns for path in folder.glob(pattern)}:
             if path.name in ("config.json", "generation_config.json", "tokenizer_config.json"):
                 require_no_code(path, read_json(path))
+                if path.read_bytes().startswith(codecs.BOM_UTF8):
+                    raise InputError(
+                        f"{path}: begins with a byte order mark, which transformers cannot read; save it without"
+                    )
             (Path(place) / path.name).symlink_to(path.resolve())
         yield Path(place)
 
@@ -111,9 +116,14 @@ def load_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedC
             )
         except Exception as error:  # what a configuration's own checks raise has no common base
             raise InputError(
-                f"{folder / 'config.json'}: transformers cannot read it ({first_words(error)}); correct its values"
+                f"{folder / 'config.json'}: transformers cannot read it ({_in_place(error, place, folder)}); correct its values"
             ) from error
     return config
+
+
+def _in_place(error: Exception, place: str, folder: Path) -> str:
+    """A message of transformers with the user's folder in place of the folder of links."""
+    return first_words(error).replace(place, os.fspath(folder))
 
 
 def read_tokenizer(folder: Path, *, trust_remote_code: bool = False, **choices: Any) -> PreTrainedTokenizerBase:
@@ -154,8 +164,12 @@ def load_weights(
             **choices,
         )
     loaded: PreTrainedModel = model
+    empty = {name for name, weight in loaded.named_parameters() if weight.device.type == "meta"}
     _require_whole(
-        folder, loaded, set(seen["missing_keys"]), {key for key in seen["unexpected_keys"] if not is_buffer(key)}
+        folder,
+        loaded,
+        set(seen["missing_keys"]) | empty,
+        {key for key in seen["unexpected_keys"] if not is_buffer(key)},
     )
     return loaded
 

@@ -46,7 +46,7 @@ def without_row(folder: Path, rows: int | None) -> str:
         Nothing where every token has a row.
 
     Raises:
-        InputError: ``tokenizer.json`` cannot be read.
+        InputError: ``tokenizer.json`` cannot be read, or has more tokens of its own than the model has rows.
     """
     from tokenizers import Tokenizer
 
@@ -54,9 +54,15 @@ def without_row(folder: Path, rows: int | None) -> str:
     if rows is None or not file.is_file():
         return ""
     try:
-        tokens = {number: name for name, number in Tokenizer.from_file(str(file)).get_vocab().items()}
+        tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the Rust library raises plain Exception
         raise InputError(f"{file}: cannot be read ({first_words(error)}); save the tokenizer again") from error
+    own = tokenizer.get_vocab_size(with_added_tokens=False)
+    if own > rows:
+        raise InputError(
+            f"{folder}: the tokenizer has {own} tokens and the model only {rows}; use the tokenizer the model was trained with"
+        )
+    tokens = {number: name for name, number in tokenizer.get_vocab().items()}
     added = read_json(settings).get("added_tokens_decoder") if settings.is_file() else None
     for number, token in added.items() if isinstance(added, dict) else ():
         if number.isdecimal() and isinstance(token, dict):

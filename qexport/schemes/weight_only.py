@@ -143,6 +143,8 @@ class WeightOnly:
             ContractError: a weight is far off after rounding.
             InputError: GPTQ or AWQ without calibration text.
         """
+        if self.head_bits and not any(node.role is Role.LM_HEAD for node in selection.nodes):
+            raise InputError("the option head_bits has no effect, since the head is not selected; leave it out")
         model = parent.copy()
         plan = _plan(selection, self._grid)
         digests = {}

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from qexport.errors import InputError
 from qexport.inputs.models import load_torch_model, locate_model
+from tests.command import failure
 
 WEIGHTS = "model.safetensors"
 HEAD, TABLE = "lm_head.weight", "transformer.wte.weight"
@@ -132,3 +133,67 @@ def test_one_tensor_in_two_shards(model_folder):
     (model_folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     (model_folder / WEIGHTS).unlink()
     assert f"2.safetensors: holds {names[4]}, which 1.safetensors holds too" in refused(model_folder)
+
+
+def test_a_tied_head_without_its_table(model_folder):
+    """transformers leaves the table without contents and says nothing."""
+    rewritten(
+        model_folder,
+        lambda tensors: {HEAD if name == TABLE else name: tensor for name, tensor in tensors.items()},
+    )
+    assert f"weights are missing, among them {TABLE}" in refused(model_folder)
+
+
+def test_an_adapter_without_its_configuration(model_folder):
+    (model_folder / "adapter_model.safetensors").write_bytes(b"x")
+    assert "adapter_model.safetensors: an adapter lies beside the model" in refused(model_folder)
+
+
+def test_shards_without_their_index(model_folder):
+    (model_folder / WEIGHTS).rename(model_folder / "model-00001-of-00002.safetensors")
+    assert "holds shards and no model.safetensors.index.json; copy the index there too" in refused(model_folder)
+
+
+def test_an_artifact_is_no_model(fp32):
+    assert "is an artifact of qexport, not a model; give the model" in refused(fp32("gpt2").path)
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_current_folder(name, model_folder, monkeypatch):
+    monkeypatch.chdir(model_folder)
+    assert "the name of the model is empty" in refused(name)
+
+
+@pytest.mark.parametrize("length", [0, -1])
+def test_a_context_of_no_tokens(model_folder, set_config, length):
+    set_config(n_positions=length)
+    assert f"config.json: n_positions is {length}; correct it" in refused(model_folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
+def test_a_byte_order_mark_is_named(model_folder, name):
+    path = model_folder / name
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert f"{name}: begins with a byte order mark, which transformers cannot read; save it without" in refused(
+        model_folder
+    )
+
+
+def test_a_message_of_transformers_names_the_user_s_folder(model_folder):
+    from qexport.inputs.pretrained import load_config
+
+    (model_folder / "config.json").write_text("{}")
+    with pytest.raises(InputError) as caught:
+        load_config(model_folder)
+    assert "qexport-model-" not in str(caught.value)
+    assert f"Unrecognized model in {model_folder}" in str(caught.value)
+
+
+def test_a_tokenizer_of_a_larger_model_is_found_by_export(model_folder, tmp_path):
+    path = model_folder / "tokenizer.json"
+    values = json.loads(path.read_text())
+    first = len(values["model"]["vocab"])
+    values["model"]["vocab"] |= {f"new{number}": first + number for number in range(900)}
+    path.write_text(json.dumps(values))
+    said = failure("export", model_folder, "-o", tmp_path / "out")
+    assert "tokens and the model only" in said
