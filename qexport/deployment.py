@@ -213,7 +213,8 @@ def _finding(folder: Path, info: FileInfo) -> Finding:
 def _read(folder: Path) -> Manifest | Deployment:
     path = folder / MANIFEST_NAME
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give an artifact, or what `qexport deploy` made of one")
+        what = "a file, not a folder" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: {what}; give an artifact, or what `qexport deploy` made of one")
     if not path.is_file():
         raise InputError(f"{folder}: has no {MANIFEST_NAME}; give an artifact, or what `qexport deploy` made of one")
     try:

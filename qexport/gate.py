@@ -287,7 +287,10 @@ def _require_choices(plan: GatePlan) -> None:
         InputError: a choice is of nothing.
     """
     for name in plan.recipes:
-        recipe(name)
+        try:
+            recipe(name)
+        except InputError as error:
+            raise InputError(f"{TABLE} recipes.{error}") from error
     require_effect(choices_of(plan), plan.metrics, (), place=f"{TABLE} ")
 
 

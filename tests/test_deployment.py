@@ -226,11 +226,18 @@ def test_verifying_changes_nothing(own):
 # Manifests that cannot be used
 
 
-@pytest.mark.parametrize("put", [lambda _: None, lambda path: path.mkdir(), lambda path: path.write_text("x")])
-def test_a_folder_without_a_manifest(tmp_path, put):
+@pytest.mark.parametrize(
+    ("put", "said"),
+    [
+        (lambda _: None, "no such folder"),
+        (lambda path: path.mkdir(), "has no qexport.json"),
+        (lambda path: path.write_text("x"), "a file, not a folder"),
+    ],
+)
+def test_a_folder_without_a_manifest(tmp_path, put, said):
     put(tmp_path / "own")
     line = run(tmp_path / "own", code=3).stderr
-    assert line.startswith(f"qexport: {tmp_path / 'own'}: has no qexport.json; ")
+    assert line.startswith(f"qexport: {tmp_path / 'own'}: {said}; ")
 
 
 @pytest.mark.parametrize(

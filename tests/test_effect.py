@@ -152,3 +152,10 @@ def test_an_output_in_the_model_s_own_folder(tiny, tmp_path, verb):
 def test_a_deployment_in_the_artifact_s_own_folder(fp32, tmp_path):
     folder = shutil.copytree(fp32("gpt2").path, tmp_path / "a")
     assert "lies in the artifact's own folder" in failure("deploy", folder, "--to", "optimum", "-o", folder / "out")
+
+
+def test_a_source_of_figures_without_figures(tmp_path):
+    path = tmp_path / "table.toml"
+    path.write_text(EXPERIMENT.format("", '[published]\nsource = "x"'))
+    with pytest.raises(InputError, match="no row has figures"):
+        comparison.experiment_for(str(path))

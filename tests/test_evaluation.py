@@ -23,6 +23,8 @@ from tests.harness.conftest import Direct
 
 DATA = Path(__file__).resolve().parent / "data" / "tasks"
 PLAN = Tasks(data=DATA, limit=3, gen_kwargs={"max_gen_toks": 8})
+SCORED = Tasks(data=DATA, limit=3)
+"""Of tasks that generate nothing."""
 ONE = EvalOptions(threads=1)
 
 
@@ -112,13 +114,13 @@ def test_what_was_answered_is_not_asked_again(fp32, tmp_path, monkeypatch, asked
     given = ([fp32("gpt2").path], ["piqa"], tmp_path / "tiny")
     monkeypatch.setattr(evaluation, "write_report", lambda *_given, **_named: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        evaluate_artifacts(*given, plan=PLAN, options=ONE)
+        evaluate_artifacts(*given, plan=SCORED, options=ONE)
     assert asked == [6]
     assert os.listdir(tmp_path) == ["tiny.answers"]
     with pytest.raises(InputError, match=r"tiny\.answers: .*cut short; go on with --resume, or .* --overwrite"):
-        evaluate_artifacts(*given, plan=PLAN, options=ONE)
+        evaluate_artifacts(*given, plan=SCORED, options=ONE)
 
-    more = PLAN.model_copy(update={"limit": 4})
+    more = SCORED.model_copy(update={"limit": 4})
     with pytest.raises(NotComparable, match=r"cannot be resumed, .* other conditions .*; start anew with --overwrite"):
         evaluate_artifacts(*given, plan=more, options=replace(ONE, resume=True, threads=2))
     assert asked == [6, 2]
@@ -135,7 +137,7 @@ def test_answers_that_were_spoiled_are_one_clear_line(fp32, tmp_path):
     answers.parent.mkdir()
     answers.write_text('{"key":"a","log_likelihood":-1.0,"greedy":true}\n{}{\n')
     with pytest.raises(InputError, match=r"\.jsonl:2: no answer of qexport; remove the file"):
-        evaluate_artifacts([artifact.path], ["piqa"], tmp_path / "tiny", plan=PLAN, options=replace(ONE, resume=True))
+        evaluate_artifacts([artifact.path], ["piqa"], tmp_path / "tiny", plan=SCORED, options=replace(ONE, resume=True))
 
 
 def test_a_finished_report_is_not_made_again_by_going_on(fp32, tmp_path, no_work):
@@ -144,7 +146,7 @@ def test_a_finished_report_is_not_made_again_by_going_on(fp32, tmp_path, no_work
     (tmp_path / "tiny" / "records.jsonl").write_text("")
     with pytest.raises(InputError, match="--overwrite"):
         evaluate_artifacts(
-            [fp32("gpt2").path], ["piqa"], tmp_path / "tiny", plan=PLAN, options=replace(ONE, resume=True)
+            [fp32("gpt2").path], ["piqa"], tmp_path / "tiny", plan=SCORED, options=replace(ONE, resume=True)
         )
 
 
@@ -158,7 +160,7 @@ def test_an_artifact_that_cannot_run_here_is_skipped_and_the_others_are_not(fp32
 
     monkeypatch.setattr(fits, "require_fit", require)
     paths = [int8.path, fp32("gpt2").path]
-    records = evaluate_artifacts(paths, ["piqa"], tmp_path / "tiny", plan=PLAN, options=ONE)
+    records = evaluate_artifacts(paths, ["piqa"], tmp_path / "tiny", plan=SCORED, options=ONE)
     assert [(record.row, record.skipped) for record in records] == [
         *[("int8-dynamic (all)", "it does not fit")] * 2,
         *[("fp32", None)] * 2,
@@ -195,7 +197,7 @@ def test_answers_that_do_not_fit_are_said_before_anything_is_asked(fp32, tmp_pat
 def test_artifacts_that_do_not_stand_side_by_side(fp32, tmp_path, no_work):
     def refused(message, *paths):
         with pytest.raises(InputError, match=message):
-            evaluate_artifacts(paths, ["piqa"], tmp_path / "report", plan=PLAN)
+            evaluate_artifacts(paths, ["piqa"], tmp_path / "report", plan=SCORED)
 
     other = decoders.save(tmp_path / "other", decoders.bigram(np.eye(3)))
     several = "artifacts of several models, gpt2 and hand-made; evaluate each model by itself"
@@ -211,7 +213,7 @@ def test_rows_of_one_recipe_are_told_apart_by_their_folders(fp32, int8, tmp_path
     monkeypatch.setattr(evaluation, "evaluate", lambda *given: places.append(given[-1]) or [])
     monkeypatch.setattr(evaluation, "write_report", lambda *_given, **_named: None)
     copies = [shutil.copytree(fp32("gpt2").path, tmp_path / name) for name in ("one", "two")]
-    evaluate_artifacts([*copies, int8.path], ["piqa"], tmp_path / "report", plan=PLAN)
+    evaluate_artifacts([*copies, int8.path], ["piqa"], tmp_path / "report", plan=SCORED)
     assert [place.row for place in places] == ["fp32 in one", "fp32 in two", "int8-dynamic (all)"]
     assert len({place.run for place in places}) == 1
 
@@ -221,7 +223,7 @@ def test_a_folder_that_is_no_report_is_left_alone(fp32, tmp_path, no_work):
     (tmp_path / "mine" / "diary.txt").write_text("dear diary")
     for options in (ONE, replace(ONE, resume=True)):
         with pytest.raises(InputError, match="not a report"):
-            evaluate_artifacts([fp32("gpt2").path], ["piqa"], tmp_path / "mine", plan=PLAN, options=options)
+            evaluate_artifacts([fp32("gpt2").path], ["piqa"], tmp_path / "mine", plan=SCORED, options=options)
     assert [entry.name for entry in (tmp_path / "mine").iterdir()] == ["diary.txt"]
 
 

@@ -200,6 +200,10 @@ class Experiment(_Value):
             raise ValueError(f"the row {' '.join(filter(None, twice[:2]))} is there twice; leave one out")
         if self.published is None and any(row.published for row in self.rows):
             raise ValueError("rows have published figures, but [published] names no source; add source")
+        if self.published is not None and not any(row.published for row in self.rows):
+            raise ValueError(
+                "[published] names a source, and no row has figures; add published to a row, or leave it out"
+            )
         idle = next(
             (name for row in self.rows for name in row.published if self.metrics and name not in self.metrics), None
         )

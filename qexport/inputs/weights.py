@@ -122,7 +122,8 @@ def check_shards(index_path: Path) -> tuple[Path, ...]:
         InputError: an index that cannot be read, a shard that is missing, or a shard without a tensor of the index.
     """
     try:
-        weight_map = json.loads(index_path.read_text(encoding="utf-8"))["weight_map"]
+        index = json.loads(index_path.read_text(encoding="utf-8"))
+        weight_map = index["weight_map"]
         tensors_of: dict[str, set[str]] = {}
         for tensor, file_name in weight_map.items():
             tensors_of.setdefault(str(file_name), set()).add(tensor)
@@ -130,6 +131,13 @@ def check_shards(index_path: Path) -> tuple[Path, ...]:
         raise InputError(f"{index_path}: not an index of weight files (no weight_map); {_WAY_OUT}") from error
     if not tensors_of:
         raise InputError(f"{index_path}: names no weight files; {_WAY_OUT}")
+    stray = sorted(
+        path.name for path in index_path.parent.glob("model-*-of-*.safetensors") if path.name not in tensors_of
+    )
+    if stray:
+        raise InputError(
+            f"{index_path.parent / stray[0]}: a shard that {index_path.name} does not name; remove it, or {_WAY_OUT}"
+        )
     files: list[Path] = []
     places: dict[str, str] = {}
     for file_name, tensors in sorted(tensors_of.items()):
@@ -146,6 +154,8 @@ def check_shards(index_path: Path) -> tuple[Path, ...]:
                 raise InputError(f"{file}: holds {min(twice)}, which {places[min(twice)]} holds too; {_WAY_OUT}")
             places |= dict.fromkeys(held, file_name)
         files.append(file)
+    if "metadata" not in index:
+        raise InputError(f'{index_path}: has no metadata, which transformers reads; add "metadata": {{}}')
     return tuple(files)
 
 

@@ -130,7 +130,7 @@ def test_one_tensor_in_two_shards(model_folder):
             {name: tensors[name] for name in part}, model_folder / f"{number}.safetensors", metadata={"format": "pt"}
         )
     places = {name: "1.safetensors" if name in names[:4] else "2.safetensors" for name in names}
-    (model_folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    (model_folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     (model_folder / WEIGHTS).unlink()
     assert f"2.safetensors: holds {names[4]}, which 1.safetensors holds too" in refused(model_folder)
 
@@ -197,3 +197,15 @@ def test_a_tokenizer_of_a_larger_model_is_found_by_export(model_folder, tmp_path
     path.write_text(json.dumps(values))
     said = failure("export", model_folder, "-o", tmp_path / "out")
     assert "tokens and the model only" in said
+
+
+def test_a_shard_that_the_index_does_not_name(model_folder):
+    (model_folder / WEIGHTS).rename(model_folder / "model-00001-of-00001.safetensors")
+    names = load_file(model_folder / "model-00001-of-00001.safetensors")
+    places = dict.fromkeys(names, "model-00001-of-00001.safetensors")
+    (model_folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    load_torch_model(locate_model(model_folder))
+    (model_folder / "model-00002-of-00002.safetensors").write_bytes(b"x")
+    assert "model-00002-of-00002.safetensors: a shard that model.safetensors.index.json does not name" in refused(
+        model_folder
+    )
