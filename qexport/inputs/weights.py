@@ -131,13 +131,6 @@ def check_shards(index_path: Path) -> tuple[Path, ...]:
         raise InputError(f"{index_path}: not an index of weight files (no weight_map); {_WAY_OUT}") from error
     if not tensors_of:
         raise InputError(f"{index_path}: names no weight files; {_WAY_OUT}")
-    stray = sorted(
-        path.name for path in index_path.parent.glob("model-*-of-*.safetensors") if path.name not in tensors_of
-    )
-    if stray:
-        raise InputError(
-            f"{index_path.parent / stray[0]}: a shard that {index_path.name} does not name; remove it, or {_WAY_OUT}"
-        )
     files: list[Path] = []
     places: dict[str, str] = {}
     for file_name, tensors in sorted(tensors_of.items()):
@@ -154,6 +147,13 @@ def check_shards(index_path: Path) -> tuple[Path, ...]:
                 raise InputError(f"{file}: holds {min(twice)}, which {places[min(twice)]} holds too; {_WAY_OUT}")
             places |= dict.fromkeys(held, file_name)
         files.append(file)
+    stray = sorted(
+        path.name for path in index_path.parent.glob("model-*-of-*.safetensors") if path.name not in tensors_of
+    )
+    if stray:
+        raise InputError(
+            f"{index_path.parent / stray[0]}: a shard that {index_path.name} does not name; remove it, or {_WAY_OUT}"
+        )
     if "metadata" not in index:
         raise InputError(f'{index_path}: has no metadata, which transformers reads; add "metadata": {{}}')
     return tuple(files)

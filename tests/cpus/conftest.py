@@ -81,4 +81,4 @@ def short_plan(tmp_path_factory) -> GatePlan:
     text = tmp_path_factory.mktemp("text") / "text.txt"
     documents = load_text(ROOT / "models" / "reference" / "held_out_evaluation.jsonl").documents
     text.write_text("\n<|endoftext|>\n".join(" ".join(each.split()[:10]) for each in documents[:WINDOWS]))
-    return GatePlan.model_validate({"budgets": BUDGETS, "text": text, "window": LENGTH, "sentences": None})
+    return GatePlan.model_validate({"budgets": BUDGETS, "text": text, "window": LENGTH})
