@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qexport.errors import ContractError, first_words
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import onnx_ir as ir
 
     from qexport.artifact import Artifact
+
+
+@contextlib.contextmanager
+def decoded(path: Path) -> Iterator[None]:
+    """Turn protobuf's error about a file into one with the file and the way out.
+
+    Raises:
+        ContractError: the file cannot be read as ONNX.
+    """
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        yield
+    except DecodeError as error:
+        raise ContractError(f"{path}: cannot be read as ONNX ({first_words(error)}); make it again") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +48,9 @@ class FloatGraph:
             ContractError: the file cannot be read as ONNX.
         """
         import onnx_ir as ir
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-        try:
+        with decoded(artifact.onnx_path):
             return cls(artifact=artifact, model=ir.load(artifact.onnx_path))
-        except DecodeError as error:
-            reason = first_words(error)
-            raise ContractError(f"{artifact.onnx_path}: cannot be read as ONNX ({reason}); make it again") from error
 
     def copy(self) -> ir.Model:
         """A graph of the same nodes that may be changed. Both share the contents of the weights."""

@@ -8,7 +8,8 @@ import numpy as np
 
 from qexport import own_data
 from qexport.artifact import ONNX_DATA_NAME, ONNX_NAME
-from qexport.errors import ContractError, first_words
+from qexport.errors import ContractError
+from qexport.float_graph import decoded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,15 +38,11 @@ def load_verified(path: Path) -> Artifact:
         ContractError: see there; or onnx cannot read the graph.
     """
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     artifact = own_data.load_verified(path)
     if artifact.manifest.kind == "onnx":
-        try:
+        with decoded(artifact.onnx_path):
             onnx.load_model(artifact.onnx_path, load_external_data=False)
-        except DecodeError as error:
-            reason = first_words(error)
-            raise ContractError(f"{artifact.onnx_path}: cannot be read as ONNX ({reason}); make it again") from error
     return artifact
 
 

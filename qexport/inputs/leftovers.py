@@ -13,13 +13,13 @@ _PREFIXES: Mapping[str, str] = {
     "base_model.model.": "peft's; merge the adapter (merge_and_unload) and save the merged model",
     "model._orig_mod.": "torch.compile's; save the model that it wraps (model._orig_mod)",
 }
-"""What a wrapper puts before the names of all weights: whose it is, and the way out."""
+"""By the prefix that a wrapper puts before the names of all weights: the wrapper's name, and the way out."""
 
+ADAPTERS = ("adapter_config.json", "adapter_model.*")
 _ADAPTER = "holds an adapter, not a model; merge it (merge_and_unload in peft) and save the merged model"
 _TOGETHER = "and give the result with config.json and the tokenizer"
 _LEFT: Mapping[str, str] = {
-    "adapter_config.json": _ADAPTER,
-    "adapter_model.*": _ADAPTER,
+    **dict.fromkeys(ADAPTERS, _ADAPTER),
     "zero_to_fp32.py": f"holds DeepSpeed's shards; run `python zero_to_fp32.py . OUTPUT --safe_serialization`, {_TOGETHER}",
     "global_step*": f"holds DeepSpeed's shards; put them together with DeepSpeed's zero_to_fp32.py, {_TOGETHER}",
     "pytorch_model_fsdp*": f"holds FSDP's shards; put them together with `accelerate merge-weights`, {_TOGETHER}",
@@ -30,7 +30,7 @@ _LEFT: Mapping[str, str] = {
 
 
 def left_by_training(folder: Path) -> str:
-    """What lies in a folder instead of a model's weights, with the way out; nothing where that is not known."""
+    """Name the thing that lies in a folder instead of a model's weights, and the way out; an empty text where it is unknown."""
     checkpoints = list(folder.glob("checkpoint-*/config.json"))
     if checkpoints:
         latest = max(checkpoints, key=lambda path: (_step(path.parent.name), path.parent.name)).parent
@@ -47,7 +47,7 @@ def left_by_training(folder: Path) -> str:
 
 
 def wrapper_of(missing: Collection[str], unused: Collection[str]) -> str:
-    """Whose wrapper the weights were saved with, with the way out, if their names say so; else nothing.
+    """Name the wrapper that the weights were saved with, and the way out; an empty text where their names show no wrapper.
 
     Args:
         missing: weights that the model has, and the files have not.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qexport.artifact import MANIFEST_NAME
 from qexport.errors import InputError, first_words
 from qexport.files import read_json
-from qexport.inputs.leftovers import left_by_training
+from qexport.inputs.leftovers import ADAPTERS, left_by_training
 from qexport.inputs.pretrained import (
     CODE_KEY,
     SIDE_FILES,
@@ -20,6 +20,7 @@ from qexport.inputs.pretrained import (
     read_tokenizer,
     require_no_code,
 )
+from qexport.inputs.rows import require_enough_rows
 from qexport.inputs.sizes import require_like_weights
 from qexport.inputs.weights import check_shards, digest_weights, read_header
 
@@ -30,7 +31,6 @@ _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 """The names transformers looks for, in its order."""
 
-_ADAPTERS = ("adapter_config.json", "adapter_model.*")
 _TOKENIZERS = (
     ("tokenizer.json",),
     ("tokenizer.model",),
@@ -211,7 +211,7 @@ def _check_decoder(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _weight_files(folder: Path, *, allow_pickle: bool) -> tuple[Path, ...]:
-    adapters = sorted(path.name for pattern in _ADAPTERS for path in folder.glob(pattern))
+    adapters = sorted(path.name for pattern in ADAPTERS for path in folder.glob(pattern))
     if adapters:
         raise InputError(
             f"{folder / adapters[0]}: an adapter lies beside the model and would be left out; merge it "
@@ -279,11 +279,8 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
             f"{source.path}: the tokenizer cannot be read ({first_words(error)}); save it again"
         ) from error
     rows = source.config.get("vocab_size")
-    if isinstance(rows, int) and tokenizer.vocab_size > rows:
-        raise InputError(
-            f"{source.path}: the tokenizer has {tokenizer.vocab_size} tokens and the model only {rows}; "
-            "use the tokenizer the model was trained with"
-        )
+    if isinstance(rows, int):
+        require_enough_rows(source.path, tokenizer.vocab_size, rows)
     return tokenizer
 
 

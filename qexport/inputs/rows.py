@@ -33,6 +33,18 @@ def rows_of(config: PretrainedConfig) -> int | None:
     return rows if isinstance(rows, int) else None
 
 
+def require_enough_rows(folder: Path, tokens: int, rows: int) -> None:
+    """Refuse a tokenizer that has more tokens of its own, added ones not counted, than the model has rows.
+
+    Raises:
+        InputError: it has.
+    """
+    if tokens > rows:
+        raise InputError(
+            f"{folder}: the tokenizer has {tokens} tokens and the model only {rows}; use the tokenizer the model was trained with"
+        )
+
+
 def without_row(folder: Path, rows: int | None) -> str:
     """The tokens of a tokenizer that the model has no row for, counted and named: ``2 of 514 (<|user|>, <|end|>)``.
 
@@ -57,11 +69,7 @@ def without_row(folder: Path, rows: int | None) -> str:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the Rust library raises plain Exception
         raise InputError(f"{file}: cannot be read ({first_words(error)}); save the tokenizer again") from error
-    own = tokenizer.get_vocab_size(with_added_tokens=False)
-    if own > rows:
-        raise InputError(
-            f"{folder}: the tokenizer has {own} tokens and the model only {rows}; use the tokenizer the model was trained with"
-        )
+    require_enough_rows(folder, tokenizer.get_vocab_size(with_added_tokens=False), rows)
     tokens = {number: name for name, number in tokenizer.get_vocab().items()}
     added = read_json(settings).get("added_tokens_decoder") if settings.is_file() else None
     for number, token in added.items() if isinstance(added, dict) else ():

@@ -237,7 +237,7 @@ class _Paths:
         return min(otherwise, room) if asked is None else asked
 
     def _require_room(self, longest: int, asked: int | None) -> int:
-        """What the context has room for behind its longest prompt."""
+        """The number of tokens that fit into the context behind the longest prompt."""
         context = self._served.limits.context
         room = context - longest
         if room < (asked or 1):

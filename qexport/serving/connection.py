@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """A filter for uvicorn's log: what clients do wrong is told to them, and fills no log."""
+    """A filter for uvicorn's log. Clients get their errors in the answer, so the log leaves these out."""
     return record.msg not in _NOISE and "WebSocket library" not in str(record.msg)
 
 
@@ -77,7 +77,7 @@ class Connection(H11Protocol):
         self._refuse(error.error_status_hint if error else 400, f"{msg} {cut(str(error or ''))}".strip())
 
     def _is_between(self) -> bool:
-        """Whether the next thing to come is a request."""
+        """True if the connection waits for a new request."""
         cycle: RequestResponseCycle | None = self.cycle  # uvicorn's types leave out that it begins as None
         return cycle is None or cycle.response_complete
 

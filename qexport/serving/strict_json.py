@@ -29,7 +29,7 @@ def loads(body: bytes) -> Any:
 
 
 def has_more_values(body: bytes, most: int) -> bool:
-    """Whether a JSON text has more values than ``most``, told by its commas at a small part of what reading it costs."""
+    """Estimate by its commas if a JSON text has more values than ``most``; counting is much cheaper than reading the text."""
     if body.count(b",") < most:
         return False
     bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # what is left of quotes begins or ends a string

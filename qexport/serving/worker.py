@@ -51,7 +51,7 @@ class Worker:
     async def _probe(self) -> None:
         try:
             await asyncio.wrap_future(self._thread.submit(lambda: next(self._writer.write([_PROBE], new_tokens=1))))
-        except Exception as error:  # noqa: BLE001 (whatever it is, it is told)
+        except Exception as error:  # noqa: BLE001 (every error is reported)
             self.failure = _one_line(error)
         else:
             self.failure = ""
