@@ -41,14 +41,14 @@ RUN pip install -c constraints.txt hatchling \
 FROM serve-wheel AS serve-cpu-packages
 RUN python -m venv --without-pip /opt/qexport \
     && pip --python /opt/qexport/bin/python install -c constraints.txt \
-        Jinja2 numpy onnxruntime pydantic starlette typer uvicorn \
+        Jinja2 lazy-loader numpy onnxruntime pydantic starlette typer uvicorn \
     && pip --python /opt/qexport/bin/python install -c constraints.txt --no-deps tokenizers /wheels/*.whl
 
 # The extras cuda and cudnn bring NVIDIA's CUDA 13 and cuDNN 9 libraries, so the slim base will do here too.
 FROM serve-wheel AS serve-cuda-packages
 RUN python -m venv --without-pip /opt/qexport \
     && pip --python /opt/qexport/bin/python install -c constraints.txt \
-        Jinja2 numpy "onnxruntime-gpu[cuda,cudnn]" pydantic starlette typer uvicorn \
+        Jinja2 lazy-loader numpy "onnxruntime-gpu[cuda,cudnn]" pydantic starlette typer uvicorn \
     && pip --python /opt/qexport/bin/python install -c constraints.txt --no-deps tokenizers /wheels/*.whl
 
 FROM python:3.11.14-slim-bookworm AS serve

@@ -16,15 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
-from qexport import __version__, cpu, measure, pipeline, stats
-from qexport.artifact import Artifact, load_artifact
-from qexport.gate import artifacts_in
+from qexport import inputs
+from qexport.core import cpu, stats
+from qexport.core.artifact import Artifact, load_artifact
+from qexport.core.record import Measurement
+from qexport.core.version import VERSION
 from qexport.gating.explained import arithmetic
+from qexport.gating.pipeline import artifacts_in
 from qexport.inputs.models import load_tokenizer
 from qexport.inputs.text import load_text, make_windows
-from qexport.measure import Job
-from qexport.record import Measurement
-from qexport.runtime import SATURATES
+from qexport.measurement import probing
+from qexport.measurement.job import Job
+from qexport.runtime.session import SATURATES
 from tests.cpus.emulator import CPUS, Emulated, missing
 
 WINDOWS, LENGTH = 4, 96
@@ -33,10 +36,10 @@ WINDOWS, LENGTH = 4, 96
 def scored(artifact: Artifact, job: Job, emulated: Emulated | None) -> Measurement:
     """The log-likelihoods of one artifact, here or there."""
     if emulated is None:
-        (record,) = measure.measure(job)
+        (record,) = probing.measure(job)
         return record
     answer = emulated.ask(job, artifact, job.tokens)
-    (record,) = measure._records(job, artifact, ["perplexity"], answer)
+    (record,) = probing._records(job, artifact, ["perplexity"], answer)
     return record
 
 
@@ -67,7 +70,7 @@ def main() -> int:
         return 3
     artifacts = [load_artifact(path) for folder in options.artifacts for path in artifacts_in(folder)]
     artifacts = [each for each in artifacts if each.manifest.kind == "onnx"]
-    source = pipeline.source_of(artifacts[0])
+    source = inputs.source_of(artifacts[0])
     tokens = make_windows(load_text(options.text), load_tokenizer(source), window=options.length, limit=options.windows)
     here = {each.path.name: each for each in artifacts}
     kinds = {name: arithmetic(each.manifest) for name, each in here.items()}
@@ -97,7 +100,7 @@ def main() -> int:
         options.json.write_text(json.dumps(kept))
     count = sum(len(sequence) - 1 for sequence in tokens.sequences)
     print(
-        f"{source.name}: {len(tokens.sequences)} {tokens.description}, {count} tokens; here {cpu.cpu_name()}, qexport {__version__}."
+        f"{source.name}: {len(tokens.sequences)} {tokens.description}, {count} tokens; here {cpu.cpu_name()}, qexport {VERSION}."
     )
     print("; ".join(f"class of {title}: {name}" for title, name in classes.items()) + ".\n")
     print("\n".join(table(found, [CPUS[name].title for name in options.cpus], kinds)))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from qexport import cpu
+from qexport.core import cpu
 
 PACKAGES = (
     "torch",

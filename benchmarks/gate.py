@@ -23,12 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "models" / "refe
 
 import grammar
 
-from qexport import cpu
-from qexport.artifact import Artifact, load_artifact
-from qexport.gate import gate, update
+from qexport.core import cpu
+from qexport.core.artifact import Artifact, load_artifact
 from qexport.gating.bench import GateOptions
-from qexport.inputs.budgets import GatePlan, load_gate_plan
-from qexport.verdict import Outcome, RowVerdict
+from qexport.gating.budgets import GatePlan, load_gate_plan
+from qexport.gating.pipeline import gate, update
+from qexport.gating.verdict import Outcome, RowVerdict
 from tests.plants import planted, scaled, scales, shifted, zero_points
 
 ROOT = Path(__file__).resolve().parent.parent

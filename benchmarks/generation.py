@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmarks.figures import Figure
 from benchmarks.gpt2 import exports
-from qexport import runtime
-from qexport.decoding import generate, padded
+from qexport.runtime import onnx_session
+from qexport.runtime.decoding import generate, padded
 
 PROMPT_TOKENS = 32
 NEW_TOKENS = 33
@@ -28,7 +28,7 @@ def generation(work: Path) -> Iterator[Figure]:
 
 def _overhead(path: Path) -> Iterator[Figure]:
     """Steps of the loop against the same runs of the session with everything bound and nothing in between."""
-    session = runtime.OrtSession(path, cache="shared")
+    session = onnx_session.OrtSession(path, cache="shared")
     decoder = session.decoder(batch=1, capacity=PROMPT_TOKENS + NEW_TOKENS)
     ratios = []
     for turn in range(-1, ROUNDS):
@@ -57,7 +57,7 @@ def _against_optimum(path: Path, folder: Path) -> Iterator[Figure]:
     from optimum.onnxruntime import ORTModelForCausalLM
 
     model = ORTModelForCausalLM.from_pretrained(folder)
-    decoder = runtime.OrtSession(path, cache="shared").decoder(batch=1, capacity=PROMPT_TOKENS + NEW_TOKENS)
+    decoder = onnx_session.OrtSession(path, cache="shared").decoder(batch=1, capacity=PROMPT_TOKENS + NEW_TOKENS)
     ids, mask = _prompt()
     asked = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
     settings = {"min_new_tokens": NEW_TOKENS, "max_new_tokens": NEW_TOKENS, "do_sample": False, "pad_token_id": 0}

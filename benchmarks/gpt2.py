@@ -19,10 +19,12 @@ import numpy as np
 
 from benchmarks.figures import Figure
 from benchmarks.trained import DATA
-from qexport import pipeline, runtime
-from qexport.artifact import ONNX_DATA_NAME, ONNX_NAME, Artifact, load_artifact
+from qexport import exporting
+from qexport.core.artifact import ONNX_DATA_NAME, ONNX_NAME, Artifact, load_artifact
 from qexport.inputs.text import TokenSet
-from qexport.measure import Job, measure
+from qexport.measurement.job import Job
+from qexport.measurement.probing import measure
+from qexport.runtime import onnx_session
 
 SENTENCE_TOKENS = 32
 PAST_TOKENS = 64
@@ -61,7 +63,7 @@ class Made:
 def gpt2(work: Path) -> Iterator[Figure]:
     """All figures of this page, recipe by recipe."""
     fp32, optimum = exports(work)
-    fused = runtime.OrtSession(fp32.onnx_path)
+    fused = onnx_session.OrtSession(fp32.onnx_path)
     yield _sentence_speed("GPT-2 fp32, fused", optimum, fused, bound=1.0)
     yield _decode_speed("GPT-2 fp32, fused", optimum, fused)
     del fused
@@ -71,7 +73,7 @@ def gpt2(work: Path) -> Iterator[Figure]:
     yield Figure(what="qexport --help: median wall time", measured=_help_seconds(), bound=0.3, unit=" s")
 
 
-def exports(work: Path) -> tuple[Artifact, runtime.OrtSession]:
+def exports(work: Path) -> tuple[Artifact, onnx_session.OrtSession]:
     """The model as an fp32 artifact, and as Optimum exports it."""
     import torch
     from optimum.exporters.onnx import main_export
@@ -85,11 +87,11 @@ def exports(work: Path) -> tuple[Artifact, runtime.OrtSession]:
     tokenizer = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     main_export(str(folder), str(work / "optimum"), task="text-generation-with-past", do_validation=False)
-    fp32 = pipeline.export(str(folder), work / "gpt2-fp32")
-    return fp32, runtime.OrtSession(work / "optimum" / "model.onnx")
+    fp32 = exporting.export(str(folder), work / "gpt2-fp32")
+    return fp32, onnx_session.OrtSession(work / "optimum" / "model.onnx")
 
 
-def _int8(work: Path, fp32: Artifact, optimum: runtime.OrtSession) -> Iterator[Figure]:
+def _int8(work: Path, fp32: Artifact, optimum: onnx_session.OrtSession) -> Iterator[Figure]:
     for engine in ("ort", "inc"):
         what = f"{INT8} {engine}"
         made = _quantize(fp32, work / engine, ["--recipe", "int8-dynamic", "--no-smooth", "--engine", engine])
@@ -98,13 +100,13 @@ def _int8(work: Path, fp32: Artifact, optimum: runtime.OrtSession) -> Iterator[F
             yield Figure(what=f"{what}: peak memory of it", measured=made.peak_bytes / 1e9, bound=2, unit=" GB")
             yield _loaded(what, made)
         yield from _sizes(what, made, megabytes=128)
-        session = runtime.OrtSession(made.artifact.onnx_path)
+        session = onnx_session.OrtSession(made.artifact.onnx_path)
         yield _sentence_speed(what, optimum, session, bound=1.9)
         yield _decode_speed(what, optimum, session)
 
 
 def _weight_only(
-    work: Path, fp32: Artifact, optimum: runtime.OrtSession, what: str, options: list[str], *, megabytes: float
+    work: Path, fp32: Artifact, optimum: onnx_session.OrtSession, what: str, options: list[str], *, megabytes: float
 ) -> Iterator[Figure]:
     made = _quantize(fp32, work / options[1], options)
     yield Figure(what=f"{what}: wall time of the command", measured=made.wall_s, bound=10, unit=" s")
@@ -113,7 +115,7 @@ def _weight_only(
     in_integers = _quantize(fp32, work / f"{options[1]}-int8", [*options, "--compute", "int8"])
     yield _loaded(f"{what}, compute int8", in_integers)
     for compute, artifact in (("int8", in_integers.artifact), ("float", made.artifact)):
-        session = runtime.OrtSession(artifact.onnx_path)
+        session = onnx_session.OrtSession(artifact.onnx_path)
         yield _sentence_speed(f"{what}, compute {compute}", optimum, session)
         yield _decode_speed(f"{what}, compute {compute}", optimum, session)
 
@@ -155,7 +157,7 @@ def _loaded(what: str, made: Made) -> Figure:
 
 
 def _sentence_speed(
-    what: str, slow: runtime.OrtSession, fast: runtime.OrtSession, *, bound: float | None = None
+    what: str, slow: onnx_session.OrtSession, fast: onnx_session.OrtSession, *, bound: float | None = None
 ) -> Figure:
     ids = _tokens(SENTENCE_TOKENS)
     return Figure(
@@ -167,7 +169,7 @@ def _sentence_speed(
     )
 
 
-def _decode_speed(what: str, slow: runtime.OrtSession, fast: runtime.OrtSession) -> Figure:
+def _decode_speed(what: str, slow: onnx_session.OrtSession, fast: onnx_session.OrtSession) -> Figure:
     return Figure(
         what=f"{what}: speed of a decode step with {PAST_TOKENS} past tokens against Optimum's fp32 export",
         measured=_speed(_decode_step(slow), _decode_step(fast)),
@@ -175,10 +177,12 @@ def _decode_speed(what: str, slow: runtime.OrtSession, fast: runtime.OrtSession)
     )
 
 
-def _decode_step(session: runtime.OrtSession) -> Callable[[], object]:
+def _decode_step(session: onnx_session.OrtSession) -> Callable[[], object]:
     """One token after :data:`PAST_TOKENS` others, with the keys and values of the next step as outputs."""
-    past = runtime.present_to_past(session.run(runtime.decoder_feeds(session.inputs, _tokens(PAST_TOKENS), None)))
-    feeds = runtime.decoder_feeds(session.inputs, _tokens(1), past)
+    past = onnx_session.present_to_past(
+        session.run(onnx_session.decoder_feeds(session.inputs, _tokens(PAST_TOKENS), None))
+    )
+    feeds = onnx_session.decoder_feeds(session.inputs, _tokens(1), past)
     return lambda: session.run(feeds)
 
 

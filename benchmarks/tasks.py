@@ -17,12 +17,12 @@ from typing import Any
 from benchmarks.figures import Figure
 from benchmarks.gpt2 import exports
 from benchmarks.trained import DATA
-from qexport.answering import Here
-from qexport.deploy import deploy
-from qexport.harness.lm import ArtifactLM
-from qexport.harness.tasks import load_task
+from qexport.deployment.pipeline import deploy
 from qexport.inputs.experiment import Tasks
-from qexport.runtime import open_session
+from qexport.measurement.answers import Here
+from qexport.measurement.tasks.lm import ArtifactLM
+from qexport.measurement.tasks.load import load_task
+from qexport.runtime.opening import open_session
 
 QUESTIONS = 128
 ROUNDS = 3

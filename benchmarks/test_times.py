@@ -50,7 +50,7 @@ def by_file(path: Path) -> dict[str, Times]:
 
 
 def _file(classname: str) -> str:
-    """``tests.export.test_parity.TestClass`` is in ``tests/export/test_parity.py``."""
+    """``tests.exporting.test_parity.TestClass`` is in ``tests/exporting/test_parity.py``."""
     parts = classname.split(".")
     paths = ["/".join(parts[:length]) + ".py" for length in range(len(parts), 0, -1)]
     return next((path for path in paths if (ROOT / path).is_file()), paths[0])

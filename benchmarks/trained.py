@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qexport import pipeline, runtime
-from qexport.artifact import Artifact
+from qexport import exporting, quantization
+from qexport.core.artifact import Artifact
+from qexport.core.selection import parse_selector
 from qexport.inputs.models import load_tokenizer, load_torch_model, locate_model
 from qexport.inputs.text import Text, load_text, make_windows
-from qexport.metrics.perplexity import sequence_nll
-from qexport.recipes import recipe
-from qexport.selection import parse_selector
+from qexport.measurement.metrics.perplexity import sequence_nll
+from qexport.quantization.recipes import recipe
+from qexport.runtime import onnx_session
 from tests.outliers import save_outlier_twin
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Trained:
         self._source = locate_model(folder)
         tokenizer = load_tokenizer(self._source)
         self._windows = make_windows(evaluation, tokenizer, window=self._source.context_length, limit=None).sequences
-        self._fp32 = pipeline.export(str(folder), work / "fp32")
+        self._fp32 = exporting.export(str(folder), work / "fp32")
         self.fp32_perplexity = self._perplexity(self._fp32)
 
     def torch_perplexity(self) -> float:
@@ -73,7 +74,7 @@ class Trained:
         words = [name, nodes or "", *(f"{option}={value}" for option, value in sorted(options.items()))]
         label = re.sub(r"\W+", "-", " ".join(words)).strip("-")
         if label not in self._costs:
-            artifact = pipeline.quantize(
+            artifact = quantization.quantize(
                 # bitsandbytes quantizes the model and not its graph
                 str(self._folder if name.startswith("bnb-") else self._fp32.path),
                 self._work / label,
@@ -88,7 +89,7 @@ class Trained:
         return self._costs[label]
 
     def _perplexity(self, artifact: Artifact) -> float:
-        session = runtime.open_session(artifact, observe="kernels")
+        session = onnx_session.open_session(artifact, observe="kernels")
         return self._score(lambda window: session.logits(window[None])[0])
 
     def _score(self, logits: Callable[[np.ndarray], np.ndarray]) -> float:

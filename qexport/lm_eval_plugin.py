@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-MODEL = "qexport.harness.lm:QExportLM"
+MODEL = "qexport.measurement.tasks.lm:QExportLM"
 
 
 class _Watch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typer.testing import CliRunner
 
-from qexport.cli import app
+from qexport.cli.app import app
 
 
 def qexport(*words, code=0):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from qexport import cpu
+from qexport.core import cpu
 
 cpu.tune_blas()  # as the command line does
 
@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _gpu_ready() -> bool:
-    from qexport import cuda
+    from qexport.core import cuda
 
     if not cuda.device_names():
         return False
@@ -76,9 +76,9 @@ def _quick_ways(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test marked ``real_child`` goes the ways that users go."""
     with pytest.MonkeyPatch.context() as patch:
         if "real_child" in request.keywords:
-            from qexport import export, pipeline
+            from qexport.exporting import exporter, pipeline
 
-            patch.setattr(pipeline, "export_model", export.export_model)
+            patch.setattr(pipeline, "export_model", exporter.export_model)
         else:
             from tests import in_process
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
-from qexport.artifact import Artifact, Manifest, ModelInfo, QuantizedNode, load_artifact, new_artifact
+from qexport.core.artifact import Artifact, Manifest, ModelInfo, QuantizedNode, load_artifact, new_artifact
 
 WIDTH = 32
 VOCAB = 24

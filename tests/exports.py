@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from qexport import export, pipeline
-from qexport.inputs.models import ModelSource
+from qexport.exporting import pipeline
+from qexport.exporting.exporter import export_model as export_anew
+from qexport.inputs.source import ModelSource
 from tests.kept import is_of_this_run, kept
 
-MODULES = ("qexport.export", "qexport.inputs.models")
+MODULES = ("qexport.exporting.exporter", "qexport.inputs.models")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class KeptExport:
 def kept_export(source: ModelSource, exporter: str) -> KeptExport:
     def make(folder: Path) -> None:
         (folder / "export").mkdir()
-        report = export.export_model(source, folder / "export", exporter=exporter)
+        report = export_anew(source, folder / "export", exporter=exporter)
         (folder / "report.pickle").write_bytes(pickle.dumps(report))
 
     made = kept(f"{exporter}-{source.model_type}", make, MODULES, source.path)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qexport.artifact import Artifact, Manifest, ModelInfo, load_artifact, new_artifact
+from qexport.core.artifact import Artifact, Manifest, ModelInfo, load_artifact, new_artifact
 from tests import exports
 from tests.architectures import save_tiny
 from tests.kept import kept

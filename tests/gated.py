@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qexport import measure, pipeline
-from qexport.artifact import load_artifact
-from qexport.baseline import read_baseline
-from qexport.effect import choices_of, idle
-from qexport.gate import update
-from qexport.gating import bench
+from qexport import quantization
+from qexport.core.artifact import load_artifact
+from qexport.core.selection import parse_selector
+from qexport.gating.baseline import read_baseline
 from qexport.gating.bench import GateOptions
-from qexport.inputs.budgets import GatePlan
-from qexport.selection import parse_selector
+from qexport.gating.budgets import GatePlan
+from qexport.gating.pipeline import update
+from qexport.measurement import bench, probing
+from qexport.measurement.effect import idle, known_choices
 from tests import in_process
 
 NO_GRAPH = b"\x08\x07"
@@ -64,7 +64,7 @@ class Gated:
         """A plan with these budgets, on the text of this folder and a few local questions."""
         common = {"text": self.text, "window": 24, "sentences": None, "tasks": {"data": QUESTIONS, "limit": 12}}
         made = GatePlan.model_validate({"budgets": budgets or {}, **common, **settings})
-        unused = set(idle(choices_of(made), made.metrics, ())) - settings.keys()
+        unused = set(idle(known_choices(made.model_fields_set), made.metrics, ())) - settings.keys()
         common = {name: value for name, value in common.items() if name not in unused}
         return GatePlan.model_validate({"budgets": budgets or {}, **common, **settings})
 
@@ -89,11 +89,11 @@ class Memory:
 
     def __init__(self) -> None:
         self._known: dict[Any, Any] = {}
-        self._measure, self._evaluate = measure.measure, bench.evaluate
+        self._measure, self._evaluate = probing.measure, bench.evaluate
         self.asked: list[tuple[str, str, int]] = []
         """Row, probe and number of sequences, each time a child would be asked."""
 
-    def measure(self, job: measure.Job) -> Any:
+    def measure(self, job: probing.Job) -> Any:
         tokens = job.tokens
         fed = tokens and (tokens.kind, tokens.origin, tokens.description, tokens.sha256)
         manifest = load_artifact(job.artifact).manifest.model_dump_json()
@@ -112,7 +112,7 @@ class Memory:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         in_process.install(patch)
-        patch.setattr(measure, "measure", self.measure)
+        patch.setattr(probing, "measure", self.measure)
         patch.setattr(bench, "evaluate", self.evaluate)
 
 
@@ -133,7 +133,7 @@ def asked(memory, monkeypatch) -> list[tuple[str, str, int]]:
 def gated(fp32, memory, tmp_path_factory) -> Gated:
     made = Gated(tmp_path_factory.mktemp("gated"))
     shutil.copytree(fp32("gpt2").path, made.fp32)
-    pipeline.quantize(str(made.fp32), made.int8, recipe_name="int8-dynamic", options={"engine": "ort"})
+    quantization.quantize(str(made.fp32), made.int8, recipe_name="int8-dynamic", options={"engine": "ort"})
     write_text(made.text)
     budgets = {metric: {"at_most": 1.1, "of": "baseline"} for metric in METRICS}
     with pytest.MonkeyPatch.context() as patch:
@@ -161,7 +161,7 @@ def edited(gated, tmp_path) -> Callable[..., Path]:
 def attention(gated, tmp_path) -> Path:
     """Another selection of nodes, in a folder of the same name."""
     folder = tmp_path / "attention" / "int8"
-    pipeline.quantize(
+    quantization.quantize(
         str(gated.fp32),
         folder,
         recipe_name="int8-dynamic",

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from qexport import answering, child, cpu, measure
-from qexport.artifact import file_sha256
-from qexport.errors import QExportError
+from qexport.core import cpu
+from qexport.core.artifact import file_sha256
+from qexport.core.errors import QExportError
+from qexport.measurement import answers, child, probing, subject
+from qexport.measurement.job import Answer, Job, Question
 
 if TYPE_CHECKING:
     import pytest
@@ -31,11 +33,11 @@ _remembered: dict[Any, Any] = {}
 
 def install(patch: pytest.MonkeyPatch) -> None:
     """Answer in this process from now on, until ``patch`` is undone."""
-    patch.setattr(measure, "_ask_child", _measured_here)
-    patch.setattr(answering.Apart, "_ask", _answered_here)
+    patch.setattr(probing, "_ask_child", _measured_here)
+    patch.setattr(answers.Apart, "_ask", _answered_here)
 
 
-def _measured_here(job: measure.Job, artifact: Any, tokens: Any) -> Any:
+def _measured_here(job: Job, artifact: Any, tokens: Any) -> Any:
     """The answer of the child; the scores of an fp32 artifact, to which all others are compared, are remembered."""
     if artifact.manifest.recipe != "fp32" or job.probe not in SCORES:
         return _asked_here(job, artifact, tokens)
@@ -46,12 +48,12 @@ def _measured_here(job: measure.Job, artifact: Any, tokens: Any) -> Any:
     return _remembered[key]
 
 
-def _asked_here(job: measure.Job, artifact: Any, tokens: Any) -> Any:
+def _asked_here(job: Job, artifact: Any, tokens: Any) -> Any:
     """Through the files and the JSON that the child uses."""
     with tempfile.TemporaryDirectory(prefix="qexport-measure-") as name:
         folder = Path(name)
-        given = {field: getattr(job, field) for field in measure._Question.model_fields if hasattr(job, field)}
-        question = measure._Question(
+        given = {field: getattr(job, field) for field in Question.model_fields if hasattr(job, field)}
+        question = Question(
             **given
             | {
                 "artifact": artifact.path.resolve(),
@@ -61,18 +63,18 @@ def _asked_here(job: measure.Job, artifact: Any, tokens: Any) -> Any:
             }
         )
         np.savez(question.sequences, *tokens.sequences)
-        asked = measure._Question.model_validate_json(question.model_dump_json())
-        answer = _like_a_child(lambda: measure._answer(asked))
-    return measure._Answer.model_validate_json(answer.model_dump_json())
+        asked = Question.model_validate_json(question.model_dump_json())
+        answer = _like_a_child(lambda: subject._answer(asked))
+    return Answer.model_validate_json(answer.model_dump_json())
 
 
-def _answered_here(self: answering.Apart, question: Any, advance: Any) -> None:
+def _answered_here(self: answers.Apart, question: Any, advance: Any) -> None:
     self._file.parent.mkdir(parents=True, exist_ok=True)
-    before = answering._count(self._file)
+    before = answers._count(self._file)
     try:
-        _like_a_child(lambda: answering._answer(question))
+        _like_a_child(lambda: answers._answer(question))
     finally:
-        for _ in range(answering._count(self._file) - before):
+        for _ in range(answers._count(self._file) - before):
             advance()
 
 

@@ -16,7 +16,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -131,4 +131,20 @@ def _imported(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+            names = [alias.name for alias in node.names]
+            yield from (node.module, *(f"{node.module}.{name}" for name in names), *_behind_face(node.module, names))
+            for name in names:  # a whole room, whose names are attributes
+                yield from _behind_face(f"{node.module}.{name}")
+
+
+def _behind_face(room: str, names: Iterable[str] | None = None) -> Iterator[str]:
+    """The modules that a room's stub takes some names from; None for all names."""
+    stub = ROOT.joinpath(*room.split("."), "__init__.pyi")
+    if stub.is_file():
+        for node in ast.parse(stub.read_bytes()).body:
+            if isinstance(node, ast.ImportFrom):
+                there = {alias.name for alias in node.names}
+                taken = there if names is None else there & set(names)
+                yield from (
+                    (f"{room}.{node.module}",) if node.module and taken else (f"{room}.{name}" for name in taken)
+                )

@@ -1,4 +1,4 @@
-"""The graph of :mod:`qexport.kernels`; run as a script, it writes the file anew."""
+"""The graph of :mod:`qexport.runtime.kernels`; run as a script, it writes the file anew."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from qexport import kernels
-from qexport.kernels import HEAD_DIM, HEADS, INNER, OUTER, ROWS, SATURATING, integers, numbers
+from qexport.runtime import kernels
+from qexport.runtime.kernels import HEAD_DIM, HEADS, INNER, OUTER, ROWS, SATURATING, integers, numbers
 
 FILE = Path(kernels.__file__).with_name("kernels.onnx")
 MICROSOFT = {"domain": "com.microsoft"}

@@ -15,7 +15,15 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from qexport.artifact import MANIFEST_NAME, ONNX_DATA_NAME, ONNX_NAME, Artifact, Manifest, load_artifact, new_artifact
+from qexport.core.artifact import (
+    MANIFEST_NAME,
+    ONNX_DATA_NAME,
+    ONNX_NAME,
+    Artifact,
+    Manifest,
+    load_artifact,
+    new_artifact,
+)
 
 SCALE = 1.02
 """Two percent: 2.5 of 127 steps at the largest weight."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from qexport.float_graph import FloatGraph
-from qexport.rewriting import rewrite
+from qexport.core.float_graph import FloatGraph
+from qexport.quantization.rewriting import rewrite
 
 
 def apply(scheme, parent, selection, folder, *, tokens):

@@ -6,7 +6,7 @@ import csv
 import random
 from pathlib import Path
 
-from qexport.inputs.task_data import MMLU_SUBJECTS
+from qexport.measurement.tasks.subjects import MMLU_SUBJECTS
 
 
 def write_mmlu(folder: Path, *, questions: int = 2, examples: int = 5) -> None:

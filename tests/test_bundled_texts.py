@@ -9,7 +9,7 @@ import tomllib
 import pytest
 from tokenizers import Tokenizer
 
-from qexport.inputs.bundled import bundled
+from qexport.inputs.bundle import bundled
 from qexport.inputs.text import load_text
 
 SOURCES = tomllib.loads(bundled("calibration/SOURCES.toml").read_text())["file"]

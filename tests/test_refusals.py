@@ -57,6 +57,6 @@ def passes_on(words):
 
 @pytest.mark.parametrize("message", ["a graph is broken", "a graph is broken; export again"])
 def test_a_broken_promise_is_to_be_reported_unless_there_is_a_way_out(message):
-    from qexport.errors import ContractError
+    from qexport.core.errors import ContractError
 
     assert str(ContractError(message)).count(";") == 1

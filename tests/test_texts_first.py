@@ -8,10 +8,12 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
-from qexport import pipeline
-from qexport.cli import app
-from qexport.gate import update
-from qexport.gating import bench
+from qexport import exporting, quantization
+from qexport.cli.app import app
+from qexport.exporting import pipeline as exporting_pipeline
+from qexport.gating.pipeline import update
+from qexport.measurement import probing
+from qexport.quantization import pipeline
 from tests.gated import ONE
 
 STORY = "Once upon a time there was a little dog. The dog liked to play in the park with Lily. "
@@ -30,8 +32,14 @@ def nothing_is_built(monkeypatch):
     def built(*_args, **_named):
         raise AssertionError("a model was built")
 
-    for name in ("export_model", "export_source", "apply_onnx", "apply_torch"):
-        monkeypatch.setattr(pipeline, name, built)
+    for place, names in {
+        exporting_pipeline: ["export_model", "export_source"],
+        exporting: ["export_source"],
+        pipeline: ["apply_onnx", "apply_torch", "export_source"],
+        quantization: ["apply_onnx", "apply_torch"],
+    }.items():
+        for name in names:
+            monkeypatch.setattr(place, name, built)
 
 
 @pytest.fixture
@@ -114,20 +122,22 @@ def test_export_says_which_tokens_have_no_row(chatty, tmp_path):
 def test_serve_says_which_tokens_have_no_row(chatty, stories, capsys):
     from types import SimpleNamespace
 
-    from qexport.cli import _print_served
+    from qexport.cli.printing import print_served
+    from qexport.serving.app import Served
 
     session = SimpleNamespace(device="", provider="cpu", threads=1, runtime="onnxruntime")
     for folder in (stories, chatty):
         artifact = SimpleNamespace(path=folder, manifest=SimpleNamespace(recipe="fp32"))
         served = SimpleNamespace(artifact=artifact, session=session, model="m", limits=SimpleNamespace(vocabulary=512))
-        _print_served(served, "http://here")
+        served.rowless = Served.rowless.fget(served)
+        print_served(served, "http://here")
         said = capsys.readouterr().err
         assert ("2 of 514 (<|user|>, <|end|>); a prompt with one of these is refused" in said) == (folder == chatty)
 
 
 def test_a_question_with_a_token_that_the_model_has_no_row_for(chatty):
-    from qexport.errors import InputError
-    from qexport.harness.lm import ArtifactLM
+    from qexport.core.errors import InputError
+    from qexport.measurement.tasks.lm import ArtifactLM
 
     model = ArtifactLM(chatty, None)
     assert model.tok_encode("Once upon a time")
@@ -136,8 +146,8 @@ def test_a_question_with_a_token_that_the_model_has_no_row_for(chatty):
 
 
 def test_a_question_with_half_a_character(stories, tmp_path):
-    from qexport.errors import InputError
-    from qexport.inputs.task_data import load_task_data
+    from qexport.core.errors import InputError
+    from qexport.measurement.tasks.data import load_task_data
 
     folder = tmp_path / "questions"
     folder.mkdir()
@@ -155,7 +165,7 @@ def nothing_is_measured(monkeypatch):
     def measured(*_args, **_named):
         raise AssertionError("something was measured")
 
-    monkeypatch.setattr(bench.measure, "measure", measured)
+    monkeypatch.setattr(probing, "measure", measured)
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from qexport import pipeline
-from qexport.runtime import OrtSession
+from qexport import exporting, quantization
+from qexport.runtime.onnx_session import OrtSession
 
 CHECK = Path(__file__).with_name("check.mjs")
 BUILDS = {"/wasm": "", "plain": ".jsep", "/webgpu": ".asyncify"}
@@ -81,13 +81,13 @@ def main(modules: str) -> None:
     """Print the table."""
     print("| recipe | " + " | ".join(BUILDS) + " |\n|---|" + "---|" * len(BUILDS))
     with tempfile.TemporaryDirectory() as work:
-        parent = pipeline.export("reference", Path(work) / "fp32", exporter="fused").path
+        parent = exporting.export("reference", Path(work) / "fp32", exporter="fused").path
         for row, made in ({"fp32": None} | ROWS).items():
             folder = parent
             if made is not None:
                 recipe, options = made
                 folder = Path(work) / row.replace(" ", "-")
-                pipeline.quantize(str(parent), folder, recipe_name=recipe, options=options)
+                quantization.quantize(str(parent), folder, recipe_name=recipe, options=options)
             cells = []
             for build in BUILDS.values():
                 answer = in_web(modules, build, folder)

@@ -1,6 +1,6 @@
-"""The drift that kernels of two CPUs explain, by the arithmetic of an artifact.
+"""The drift that different kernels of two CPUs explain, by the arithmetic of an artifact.
 
-The figures are at least 1.4 times the largest that docs/results/cpus.md has of an arithmetic; `make test-cpus` holds them.
+The figures are at least 1.4 times the largest of each arithmetic in docs/results/cpus.md; `make test-cpus` checks them.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from qexport.inputs.budgets import DRIFT
-from qexport.verdict import Bounds
+from qexport.gating.budgets import DRIFT
+from qexport.gating.verdict import Bounds
 
 if TYPE_CHECKING:
-    from qexport.artifact import Manifest
+    from qexport.core import Manifest
 
 EXPLAINED_NATS = {
     "float": (0.00002, 0.0001),
@@ -23,15 +23,15 @@ EXPLAINED_NATS = {
     "torch": (0.002, 0.002),
     "torch, 8-bit activations": (0.002, 0.002),
 }
-"""Nats per token, as :func:`qexport.stats.drift` counts them: between two x86-64 CPUs with FMA, and between any others.
+"""Nats per token, as in :func:`qexport.core.stats.drift`: between two x86-64 CPUs with FMA, and between any others.
 
-The order of sums is the same wherever there is FMA, but in a softmax. Elsewhere every product rounds otherwise, and a last
-bit is a whole step where an activation lies on the middle between two of its 8-bit levels.
+The order of sums is the same on all CPUs with FMA, except in a softmax. Without FMA every product rounds differently,
+and a last bit makes a whole step if an activation lies midway between two of its 8-bit levels.
 """
 
 
 def arithmetic(manifest: Manifest) -> str:
-    """The key of :data:`EXPLAINED_NATS` that an artifact's products belong to."""
+    """The key of :data:`EXPLAINED_NATS` for an artifact's products."""
     rounded = any(node.activation != "none" for node in manifest.quantized)
     if manifest.kind == "torch":
         return "torch, 8-bit activations" if rounded else "torch"
@@ -51,7 +51,7 @@ def explained_nats(manifest: Manifest, *, fma: bool) -> float:
 
 
 def widened(metric: str, bounds: Bounds, nats: float) -> Bounds:
-    """Bounds for a figure of one CPU against a baseline of another, whose kernels explain so many nats per token.
+    """Bounds for a figure of one CPU against a baseline of another CPU; different kernels explain ``nats`` per token.
 
     Two independent drifts add up as the root of their squares. A perplexity changes by at most the drift's exponential.
     """

@@ -1,4 +1,4 @@
-"""What was measured against what is allowed: the checks of each row."""
+"""Compares measurements with the baseline and the budgets: the checks of each row."""
 
 from __future__ import annotations
 
@@ -6,35 +6,29 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from qexport import stats
-from qexport.baseline import Baseline, Feed, Seen, structure_of
-from qexport.catalogue import CATALOGUE
-from qexport.errors import NotComparable, QExportError
-from qexport.gating.bench import Bench
+from qexport.core import CATALOGUE, Interval, Measurement, NotComparable, QExportError, stats
+from qexport.gating.baseline import Baseline, Seen, StoredFeed, structure_of
+from qexport.gating.bench import GateBench
+from qexport.gating.budgets import DRIFT, LIKELIHOODS, SAME_RUN, SIZES, SPEEDS, Budget, GatePlan
 from qexport.gating.explained import explained_nats, widened
-from qexport.inputs.budgets import DRIFT, LIKELIHOODS, SIZES, SPEEDS, Budget, GatePlan
-from qexport.record import Measurement
-from qexport.report import words
-from qexport.report.figures import Latency, Repeated, derive, plain
-from qexport.report.table import COLUMN
+from qexport.gating.verdict import Base, Bounds, Change, Check, RowVerdict
+from qexport.quantization import WeightGrid
+from qexport.report import COLUMN, Latency, Repeated, derive, numbers, plain
 from qexport.runtime import SATURATES
-from qexport.schemes.int8 import WeightGrid
-from qexport.stats import Interval
-from qexport.verdict import Base, Bounds, Change, Check, RowVerdict
 
 APPROVE = "if it is meant, approve it with `qexport gate --update`"
 _NAMED = 3
-"""Nodes that a message names."""
+"""The most nodes that a message names."""
 
 
 class Judge:
-    """One gate's bench against its baseline and its budgets."""
+    """Judges a gate's bench by its baseline and its budgets."""
 
-    def __init__(self, bench: Bench, stored: Baseline, plan: GatePlan) -> None:
+    def __init__(self, bench: GateBench, stored: Baseline, plan: GatePlan) -> None:
         self._bench, self._stored, self._plan = bench, stored, plan
 
     def undecided(self) -> dict[str, list[str]]:
-        """The rows whose likelihoods do not settle a budget yet, and fp32 with them, so that it is never behind."""
+        """The rows whose likelihoods do not settle a budget yet, and fp32 with them, so that it has as many samples."""
         found: dict[str, list[str]] = {}
         fp32 = self._bench.fp32
         for name in self._bench.artifacts:
@@ -47,7 +41,7 @@ class Judge:
         return found
 
     def row(self, name: str) -> RowVerdict:
-        """The verdict of one row, with all that was measured of it."""
+        """The verdict of one row, with all its measurements."""
         bench = self._bench
         if name in bench.artifacts:
             checks = (*self._structure(name), *self._judged(name))
@@ -61,7 +55,7 @@ class Judge:
         )
 
     def notes(self) -> Iterator[str]:
-        """What else a reader should know."""
+        """Other facts that a reader should know."""
         strange = [name for name in self._bench.artifacts if self._is_elsewhere(name)]
         if strange:
             records = [self._bench.scored(name) for name in strange]
@@ -69,12 +63,12 @@ class Judge:
             yield (
                 f"the kernels of this CPU ({machine}) are not in the baseline: {len(strange)} rows are held to the "
                 "budgets of fp32, to the baseline's bytes, and to the drift that kernels explain; add this CPU with "
-                "`qexport gate --add-cpu`, where the artifacts are known to be good"
+                "`qexport gate --add-cpu`, if the artifacts are known to be good"
             )
         delicate = [name for name in self._bench.artifacts if self._may_saturate(name)]
         if delicate:
             yield (
-                f"{', '.join(delicate)}: int8 weights on the full grid, which CPUs without VNNI do not multiply rightly; "
+                f"{', '.join(delicate)}: int8 weights on the full grid, which CPUs without VNNI multiply wrongly; "
                 "deploy to CPUs with VNNI only, or quantize with --weights int8-paired"
             )
         pairs = {
@@ -92,7 +86,7 @@ class Judge:
         return self._plan.of(self._bench.recipe(name))
 
     def _class(self, name: str) -> str:
-        """The class of kernels in the baseline that a row is compared with: its own, or else the nearest."""
+        """The class of kernels in the baseline that a row is compared with: its own, otherwise the nearest."""
         row, record = self._stored.rows[name], self._bench.scored(name)
         if record is None:
             return row.kernel_class
@@ -100,12 +94,12 @@ class Judge:
         return own if row.on(own) is not None else self._stored.nearest_class(name, record.conditions.isa)
 
     def _seen(self, name: str) -> Seen | None:
-        """The baseline's figures that a row is compared with; None where it has no such row."""
+        """The baseline's figures that a row is compared with; None if the baseline has no such row."""
         row = self._stored.rows.get(name)
         return None if row is None else row.on(self._class(name))
 
     def _is_elsewhere(self, name: str) -> bool:
-        """Say whether a row ran on kernels that the baseline has no figures of."""
+        """True if a row ran on kernels that the baseline has no figures for."""
         return (
             name in self._stored.rows
             and self._bench.scored(name) is not None
@@ -113,13 +107,13 @@ class Judge:
         )
 
     def _may_saturate(self, name: str) -> bool:
-        """Say whether the row's products are wrong on CPUs without VNNI."""
+        """True if the row's products are wrong on CPUs without VNNI."""
         manifest = self._bench.artifacts[name].manifest
         full = manifest.settings.get("weights") == WeightGrid.INT8.value
         return full and any(node.activation != "none" for node in manifest.quantized)
 
     def _structure(self, name: str) -> Iterator[Check]:
-        """What the artifact is, and what ran, against the baseline's."""
+        """Checks the artifact's structure and the kernels that ran against the baseline."""
         row = self._stored.rows.get(name)
         if row is None:
             yield Check(what="baseline", outcome="fail", message=f"has no row in the baseline; {APPROVE}")
@@ -130,7 +124,7 @@ class Judge:
                 what="kernels",
                 outcome="fail",
                 message="kernels: int8 weights on the full grid saturate on this CPU, which has no VNNI, so no figure here "
-                "is that of another CPU; quantize with --weights int8-paired",
+                "equals that of another CPU; quantize with --weights int8-paired",
             )
         now, ran, before = structure_of(self._bench.artifacts[name]), self._bench.ran(name), self._seen(name)
         pairs = {
@@ -173,7 +167,7 @@ class Judge:
         """One figure against one budget.
 
         Raises:
-            NotComparable: there is nothing to divide by, or it was measured on something else.
+            NotComparable: the divisor is missing, or was measured on another input.
         """
         measured = _measured(metric)
         record = self._bench.records[name, measured]
@@ -204,15 +198,15 @@ class Judge:
         return Check(what=metric, outcome=outcome, message=message, of=budget.of, found=found, bounds=bounds)
 
     def _confidence(self, record: Measurement) -> float:
-        """Of an interval: all looks at the same text share one risk, or looking until it suits would decide."""
+        """Confidence level of an interval. All looks at a text share one risk, so repeated looks force no result."""
         looks = len(self._bench.lengths(record.row, record.metric)) if record.metric in LIKELIHOODS else 1
         return 1.0 - (1.0 - stats.CONFIDENCE) / looks
 
     def _reference(self, record: Measurement, of: Base) -> Measurement:
-        """What a record is divided by, on the same sequences or questions.
+        """The divisor of a record, on the same sequences or questions.
 
         Raises:
-            NotComparable: there is none, or it was measured on something else.
+            NotComparable: the divisor is missing, or was measured on another input.
         """
         name, metric, bench = record.row, record.metric, self._bench
         title, count = _title(metric), len(record.samples)
@@ -220,7 +214,7 @@ class Judge:
             kernel_class = None if metric in SIZES or name not in self._stored.rows else self._class(name)
             reference = self._stored.record(name, metric, count, kernel_class=kernel_class)
             if reference is None:
-                raise NotComparable(f"{title}: the baseline has no figure of it; {APPROVE}")
+                raise NotComparable(f"{title}: the baseline has no such figure; {APPROVE}")
             if metric not in SIZES and (unlike := _unlike(self._stored.feeds[metric], bench.feed(name, metric))):
                 raise NotComparable(f"{title}: {unlike} than in the baseline; {APPROVE}")
             return reference
@@ -231,7 +225,7 @@ class Judge:
             raise NotComparable(
                 f"{title}: fp32 was not measured ({reference.skipped}); take its budget out, or measure it elsewhere"
             )
-        if metric not in (*SIZES, *SPEEDS) and _unlike(bench.feed(bench.fp32, metric), bench.feed(name, metric)):
+        if metric not in (*SIZES, *SAME_RUN) and _unlike(bench.feed(bench.fp32, metric), bench.feed(name, metric)):
             raise NotComparable(f"{title}: {name} is fed other tokens than {bench.fp32}; its tokenizer is another one")
         if metric not in LIKELIHOODS:
             return reference
@@ -242,13 +236,13 @@ class Judge:
         return reference.model_copy(update={"samples": reference.samples[:count]})
 
     def _way_out(self, metric: str, record: Measurement, bounds: Bounds, found: Interval) -> str:
-        """What would settle an inconclusive check, in words."""
+        """The way to settle an inconclusive check, in words."""
         measured, count = _measured(metric), len(record.samples)
         if metric in SPEEDS:
             return "more rounds of timing may settle it"
         needed = bounds.samples_needed(found, count)
         if needed is None:
-            return "it lies on the bound, where no amount of text settles it"
+            return "it lies on the bound, so more text cannot settle it"
         more = max(1, needed - count)
         if measured not in LIKELIHOODS:
             return f"about {more:,} more questions would settle it"
@@ -263,7 +257,7 @@ class Judge:
         return f"about {more:,} more {what} would settle it ({there})"
 
     def _changes(self, name: str) -> Iterator[Change]:
-        """Every figure that was measured of a row."""
+        """Every measured figure of a row."""
         for metric in self._plan.metrics:
             record = self._bench.records.get((name, metric))
             if record is None or record.skipped is not None:
@@ -275,8 +269,8 @@ class Judge:
             yield Change(metric=metric, now=now, before=before, of_baseline=of_baseline, of_fp32=of_fp32)
 
     def _beside(self, record: Measurement, of: Base) -> tuple[float | None, Interval | None]:
-        """The figure that a record is divided by, and the ratio; None where there is none."""
-        if of == "baseline" and record.metric in SPEEDS:
+        """The divisor of a record, and the ratio; None if it has no divisor."""
+        if of == "baseline" and record.metric in SAME_RUN:
             return None, None
         if of == "fp32" and (self._bench.fp32, record.metric) not in self._bench.records:
             return None, None
@@ -288,8 +282,8 @@ class Judge:
             return None, None
 
 
-def wanted_rows(bench: Bench, plan: GatePlan) -> dict[str, list[str]]:
-    """The rows to measure for each metric: those with a budget on the metric, and fp32 where it divides."""
+def wanted_rows(bench: GateBench, plan: GatePlan) -> dict[str, list[str]]:
+    """The rows to measure for each metric: those with a budget for the metric, and fp32 if it is the divisor."""
     wanted: dict[str, list[str]] = {metric: [] for metric in plan.metrics}
     for name in bench.artifacts:
         for metric, budgets in plan.of(bench.recipe(name)).items():
@@ -299,8 +293,8 @@ def wanted_rows(bench: Bench, plan: GatePlan) -> dict[str, list[str]]:
     return wanted
 
 
-def _unlike(before: Feed, now: Feed) -> str:
-    """What differs between two feeds; empty where nothing does. A text of another name may be the same text."""
+def _unlike(before: StoredFeed, now: StoredFeed) -> str:
+    """The difference between two inputs; empty if they are equal. A text with another name may be the same text."""
     if (before.sha256, before.tokens) != (now.sha256, now.tokens):
         return (
             "measured on another text" if before.text != now.text else "fed other tokens, of another tokenizer or text,"
@@ -309,7 +303,7 @@ def _unlike(before: Feed, now: Feed) -> str:
 
 
 def _measured(metric: str) -> str:
-    """The metric that a budget's figure is made of."""
+    """The metric that a budget's figure is computed from."""
     return "perplexity" if metric == DRIFT else metric
 
 
@@ -322,7 +316,7 @@ def _failed(metric: str, budget: Budget, message: str) -> Check:
 
 
 def _compared(metric: str, record: Measurement, reference: Measurement, *, confidence: float) -> Interval | None:
-    """The ratio of two records, or how far the first has drifted; None where there is nothing to divide by."""
+    """The ratio of two records, or the drift of the first; None if the reference cannot be a divisor."""
     form = CATALOGUE[record.metric].form
     if form == "size":
         ratio = record.samples[0][0] / reference.samples[0][0]
@@ -341,9 +335,9 @@ def _compared(metric: str, record: Measurement, reference: Measurement, *, confi
 
 
 def _message(metric: str, budget: Budget, found: Interval) -> str:
-    """What was found, and what is allowed."""
-    decimals = 5 if metric == DRIFT else words.ratio_digits(COLUMN[metric])
-    value, low, high = (words.ratio_value(each, decimals) for each in (found.value, found.low, found.high))
+    """The result, and the allowed range."""
+    decimals = 5 if metric == DRIFT else numbers.ratio_digits(COLUMN[metric])
+    value, low, high = (numbers.ratio_value(each, decimals) for each in (found.value, found.low, found.high))
     spread = "" if low == high else f" ({low} to {high})"
     where = "nats per token from the baseline" if metric == DRIFT else f"of {budget.of}"
     sides = [f"at least {budget.at_least:g}"] if budget.at_least is not None else []
@@ -356,12 +350,12 @@ def _counts(kernels: Mapping[str, int]) -> str:
 
 
 def _kinds(quantized: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """What was made of each node."""
+    """The quantization of each node."""
     return {name: kind for kind, names in quantized.items() for name in names}
 
 
 def _nodes(now: Mapping[str, str], before: Mapping[str, str]) -> Iterator[Check]:
-    """What differs between the nodes quantized now and before."""
+    """The differences between the nodes quantized now and before."""
     differences = {
         "no longer quantized": sorted(before.keys() - now.keys()),
         "quantized and were not": sorted(now.keys() - before.keys()),

@@ -1,4 +1,4 @@
-"""Experiments: a TOML file that names a model, the rows of its table, and figures published for them."""
+"""Experiments: a TOML file with a model, the rows of its table, and the figures published for them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,10 @@ from pydantic import (
     model_validator,
 )
 
-from qexport.catalogue import require_known, require_tasks
-from qexport.errors import InputError
-from qexport.inputs.bundled import CALIBRATION_TEXT, EVALUATION_TEXT, PROMPTS, bundled
+from qexport.core import InputError, Published, require_known, require_tasks
+from qexport.inputs.bundle import CALIBRATION_TEXT, EVALUATION_TEXT, PROMPTS, bundled
 from qexport.inputs.figures import Figure, parse_figures
 from qexport.inputs.settings import first_reason, read_toml
-from qexport.record import Published
 
 Positive = Annotated[int, Field(gt=0)]
 Limit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -39,7 +37,7 @@ Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 @contextlib.contextmanager
 def _as_value_error() -> Iterator[None]:
-    """Pydantic turns a ValueError into an error that knows its place in the file."""
+    """Turn an InputError into a ValueError, for which pydantic reports the place in the file."""
     try:
         yield
     except InputError as error:
@@ -52,7 +50,7 @@ def _figures(values: object) -> dict[str, Figure]:
 
 
 PublishedFigures = Annotated[dict[str, Figure], BeforeValidator(_figures)]
-"""What somebody else published for one row: figures in the units of :mod:`qexport.catalogue`, by metric."""
+"""Published figures of one row, by metric, in the units of :mod:`qexport.core.metrics`."""
 
 
 class _Value(BaseModel):
@@ -61,67 +59,67 @@ class _Value(BaseModel):
 
 class PublishedSource(_Value):
     source: str
-    """Where the figures were published, in words."""
+    """The place of publication, in words."""
 
 
 class Row(_Value):
-    """A row of the table: a recipe and the nodes it is applied to."""
+    """A row of the table: a recipe and the nodes that it quantizes."""
 
     recipe: str
     nodes: str | None = None
-    """Roles or names; None takes the nodes that the recipe is for."""
+    """Roles or names; None takes the recipe's default nodes."""
     options: dict[str, bool | int | float | str] = {}
-    """Choices among the options of the recipe, by name: ``{ block_size = 64 }``."""
+    """The recipe's options by name: ``{ block_size = 64 }``."""
     published: PublishedFigures = {}
-    """In the file a figure is a number in the metric's unit, or a text with its own: ``"486.70 MiB"``, ``"239 ms"``."""
+    """In the file a figure is a number in the metric's unit, or a text with a unit: ``"486.70 MiB"``, ``"239 ms"``."""
 
 
 class TextPaths(_Value):
-    """Text instead of the bundled one."""
+    """Texts that replace the bundled ones."""
 
     evaluation: Path | None = None
     calibration: Path | None = None
 
 
 class Generation(_Value):
-    """How new tokens are made where their speed is measured: greedy, the same number in every row."""
+    """Settings for the speed of generation: greedy, with the same number of new tokens in every row."""
 
     prompts: Path | None = None
-    """Prompts instead of the bundled ones."""
+    """Prompts that replace the bundled ones."""
     new_tokens: Annotated[int, Field(ge=2)] = 32
-    """Tokens made after each prompt; from the second on they have a latency of their own."""
+    """New tokens after each prompt; from the second on each has a latency."""
     chat: bool = False
-    """Each prompt is a user's message, put into the tokenizer's chat template."""
+    """True if each prompt is a user's message, put into the tokenizer's chat template."""
 
 
 class SessionPlan(_Value):
-    """The one question of a whole session: load, answer, free."""
+    """The question of a whole session: load, answer, free."""
 
     prompt: Words
     expected: tuple[Words, ...] = ()
-    """Answers that are correct, any of them; none where correctness is not judged."""
+    """The accepted answers; empty if correctness is not judged."""
     max_tokens: Positive = 64
-    """Most tokens of the answer."""
+    """The most tokens of the answer."""
     chat: bool = False
 
 
 class Tasks(_Value):
-    """How the tasks among the metrics are asked, in lm-eval's words and with its defaults."""
+    """The settings of the tasks among the metrics, with lm-eval's names and defaults."""
 
     data: Path | None = None
-    """Folder of local files; None takes the questions from the hub."""
+    """A folder of local files; None takes the questions from the hub."""
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
-    """Examples ahead of each question; None takes each task's own number."""
+    """Examples before each question; None takes each task's own number."""
     limit: Limits | None = None
-    """Questions of each task, or of each that is named; below one, the part of them. MMLU's subjects have so many each."""
+    """Questions of each task, or of each named task; below one a share. MMLU applies it to each subject."""
     apply_chat_template: bool = False
     fewshot_as_multiturn: bool = True
-    """With a chat template: each example is a turn of the conversation."""
+    """With a chat template: True if each example is a turn of the conversation."""
     system_instruction: str | None = None
     gen_kwargs: dict[str, bool | int | float | str | list[str]] = {}
-    """Instead of a task's own: ``{ max_gen_toks = 128 }``."""
+    """Settings that replace a task's own: ``{ max_gen_toks = 128 }``."""
     seed: int = 1234
-    """Of the choice of examples."""
+    """The seed for the choice of examples."""
 
     @field_validator("limit")
     @classmethod
@@ -133,16 +131,16 @@ class Tasks(_Value):
 
     @property
     def sha256(self) -> str:
-        """Digest of how questions are asked, whichever they are."""
+        """Digest of the settings, for any questions."""
         return hashlib.sha256(self.model_dump_json(exclude={"data", "limit"}).encode()).hexdigest()
 
     def limit_of(self, task: str) -> float | None:
-        """The limit that holds for a task."""
+        """The limit for a task."""
         return self.limit.get(task) if isinstance(self.limit, dict) else self.limit
 
 
-class Architecture(BaseModel):
-    """The real model's shapes, for a stand-in with random weights where the model is out of reach."""
+class StandInArchitecture(BaseModel):
+    """The real model's shapes, for a stand-in with random weights if the model is not available."""
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
@@ -150,12 +148,12 @@ class Architecture(BaseModel):
 
     @property
     def values(self) -> dict[str, Any]:
-        """What ``AutoConfig.for_model`` takes, ``model_type`` among it."""
+        """The arguments of ``AutoConfig.for_model``, with ``model_type``."""
         return self.model_dump()
 
 
 class Experiment(_Value):
-    """A table to be made."""
+    """The description of a table."""
 
     title: str
     model: str
@@ -163,20 +161,20 @@ class Experiment(_Value):
     revision: str | None = None
     rows: tuple[Row, ...] = Field(min_length=1)
     metrics: tuple[str, ...] | None = None
-    """Names of :mod:`qexport.catalogue`; None leaves the choice to the comparison."""
+    """Names of :mod:`qexport.core.metrics`; None leaves the choice to the comparison."""
     published: PublishedSource | None = None
     text: TextPaths = TextPaths()
     generation: Generation = Generation()
     session: SessionPlan | None = None
-    """None asks the first of the prompts."""
+    """The question of the session; None takes the first of the prompts."""
     tasks: Tasks = Tasks()
-    architecture: Architecture | None = None
+    architecture: StandInArchitecture | None = None
     window: Annotated[int, Field(ge=3)] = 512
-    """Most tokens of a window, BOS included; cut to the model's context."""
+    """The most tokens of a window, with BOS; cut to the model's context."""
     windows: Positive | None = None
-    """Most windows of the evaluation text; None takes all of it."""
+    """The most windows of the evaluation text; None takes the whole text."""
     sentences: Positive = 64
-    """Most sentences of the evaluation text."""
+    """The most sentences of the evaluation text."""
 
     @field_validator("metrics")
     @classmethod
@@ -218,17 +216,17 @@ class Experiment(_Value):
 
     @property
     def evaluation_path(self) -> Path:
-        """The text that perplexity and latency are measured on."""
+        """The text for perplexity and latency."""
         return self.text.evaluation or bundled(EVALUATION_TEXT)
 
     @property
     def calibration_path(self) -> Path:
-        """The text that activation ranges are taken from."""
+        """The text for activation ranges."""
         return self.text.calibration or bundled(CALIBRATION_TEXT)
 
     @property
     def prompts_path(self) -> Path:
-        """The prompts that new tokens are made after."""
+        """The prompts for new tokens."""
         return self.generation.prompts or bundled(PROMPTS)
 
     def published_for(self, row: Row, metric: str) -> Published | None:
@@ -239,41 +237,11 @@ class Experiment(_Value):
         return Published(value=figure.value, text=figure.text, source=self.published.source)
 
 
-DEFAULT_ROWS = (
-    Row(recipe="fp32"),
-    Row(recipe="fp16"),
-    Row(recipe="bf16"),
-    Row(recipe="int8-dynamic"),
-    Row(recipe="int8-dynamic", nodes="attention"),
-    Row(recipe="int8-static"),
-    Row(recipe="int8-static", nodes="attention"),
-    Row(recipe="fp8"),
-    Row(recipe="w8a16-rtn"),
-    Row(recipe="w4a16-rtn"),
-    Row(recipe="w4a16-hqq"),
-    Row(recipe="w4a16-gptq"),
-    Row(recipe="w4a16-awq"),
-    Row(recipe="nf4"),
-    Row(recipe="fp4"),
-    Row(recipe="torch-fp32"),
-    Row(recipe="bnb-int8"),
-    Row(recipe="bnb-nf4"),
-    Row(recipe="bnb-fp4"),
-)
-
-
-def default_experiment(model_spec: str) -> Experiment:
-    """The recipes that people choose among, INT8 on attention only besides, with no published figures."""
-    folder = Path(model_spec).expanduser()
-    model = str(folder.resolve()) if folder.is_dir() else model_spec
-    return Experiment(title=f"Quantization of {folder.resolve().name}", model=model, rows=DEFAULT_ROWS)
-
-
 def load_experiment(path: Path) -> Experiment:
     """Read an experiment. Its model, texts and prompts may be given relative to the file.
 
     Raises:
-        InputError: no TOML file, unknown or missing keys, or values of the wrong kind; the message names the first.
+        InputError: the file is missing or not TOML, or keys are unknown, missing or wrong; the message names the first.
     """
     try:
         experiment = Experiment.model_validate(read_toml(path))
@@ -297,5 +265,5 @@ def _resolved(experiment: Experiment, folder: Path) -> Experiment:
     return experiment.model_copy(update=update)
 
 
-_KINDS = (Experiment, Row, PublishedSource, TextPaths, Generation, SessionPlan, Tasks, Architecture)
+_KINDS = (Experiment, Row, PublishedSource, TextPaths, Generation, SessionPlan, Tasks, StandInArchitecture)
 _KEYS = {name for kind in _KINDS for name in kind.model_fields}

@@ -1,4 +1,4 @@
-"""Figures as somebody published them: numbers with units, turned into the units that metrics are recorded in."""
+"""Published figures: numbers with units, converted to the recorded units of metrics."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import NamedTuple
 
-from qexport.catalogue import CATALOGUE, Metric, Unit, require_known
-from qexport.errors import InputError
+from qexport.core import CATALOGUE, InputError, Metric, Unit, require_known
 
 _SIZES = {"kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -23,29 +22,30 @@ UNITS: Mapping[Unit, Mapping[str, Decimal]] = MappingProxyType(
         "": {},
     }
 )
-"""The units that a figure may be written in, and what one of each is in the recorded unit."""
+"""The units of a published figure, and their factors to the recorded unit."""
 
 _PARTS = MappingProxyType({"%": Decimal("0.01")})
-"""The same of accuracies, which have no unit of their own."""
+"""The factors for accuracies, which have no unit."""
 
 _FIGURE = re.compile(r"(?P<number>[0-9][0-9,]*+(\.[0-9]++)?+([eE][+-]?[0-9]++)?+)\s*+(?P<unit>\S+)?")
 
 
 class Figure(NamedTuple):
-    """A figure in its metric's recorded unit, and as it was written where that was with a unit of its own."""
+    """A figure in its metric's recorded unit, and its text if that had its own unit."""
 
     value: float
     text: str
 
 
 def parse_figures(values: object) -> dict[str, Figure]:
-    """Figures by metric.
+    """Parse figures by metric.
 
     Args:
-        values: a mapping of metrics to numbers in the recorded unit, or to texts with a unit: ``"486.70 MiB"``, ``"61.0 %"``.
+        values: a mapping of metrics to numbers in the recorded unit, or to texts with a unit: ``"486.70 MiB"``,
+            ``"61.0 %"``.
 
     Raises:
-        InputError: no mapping, an unknown metric, or a figure that :func:`parse_figure` refuses.
+        InputError: the values are not a mapping, a metric is unknown, or :func:`parse_figure` refuses a figure.
     """
     if not isinstance(values, Mapping):
         raise InputError('not a table of figures; write { latency_s = "8.3 ms" }')
@@ -63,16 +63,16 @@ def parse_figure(metric: str, value: object) -> float:
     (0.239, 0.61)
 
     Raises:
-        InputError: not a positive number, an accuracy above 1, an unknown unit, or one that the metric is not measured in.
+        InputError: the number is not positive or an accuracy above 1, or the unit is unknown or wrong for the metric.
     """
     measured = CATALOGUE[metric]
     if isinstance(value, str):
         number, scale = _split(measured, value)
-        figure = float(number * scale)  # decimal up to here: 239 ms are 0.239 s, and not 0.23900000000000002
+        figure = float(number * scale)  # decimal until here, so that 239 ms are 0.239 s, not 0.23900000000000002
     elif isinstance(value, int | float) and not isinstance(value, bool):
         figure = float(value)
     else:
-        raise InputError(f"{metric}: {value!r} is no figure; write a number, or a text such as {_example(measured)}")
+        raise InputError(f"{metric}: {value!r} is not a figure; write a number, or a text such as {_example(measured)}")
     written = " ".join(str(value).split())
     if not (figure > 0 and math.isfinite(figure)):
         raise InputError(f"{metric}: {written} is not above zero; correct it, or leave the figure out")
@@ -87,7 +87,7 @@ def _split(metric: Metric, text: str) -> tuple[Decimal, Decimal]:
     found = _FIGURE.fullmatch(text)
     if found is None:
         raise InputError(
-            f'{name}: "{text}" is no figure; write a positive number and its unit, as in {_example(metric)}'
+            f'{name}: "{text}" is not a figure; write a positive number and its unit, as in {_example(metric)}'
         )
     number, given = Decimal(found["number"].replace(",", "")), found["unit"]
     if given in units:

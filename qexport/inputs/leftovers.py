@@ -1,4 +1,4 @@
-"""Folders that training leaves behind and that hold no model as transformers loads it, each with its way out."""
+"""Folders from a training that hold no model in transformers' layout, each with its way out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PREFIXES: Mapping[str, str] = {
     "base_model.model.": "peft's; merge the adapter (merge_and_unload) and save the merged model",
     "model._orig_mod.": "torch.compile's; save the model that it wraps (model._orig_mod)",
 }
-"""By the prefix that a wrapper puts before the names of all weights: the wrapper's name, and the way out."""
+"""By the prefix that a wrapper adds to the names of all weights: the wrapper's name, and the way out."""
 
 ADAPTERS = ("adapter_config.json", "adapter_model.*")
 _ADAPTER = "holds an adapter, not a model; merge it (merge_and_unload in peft) and save the merged model"
@@ -26,11 +26,11 @@ _LEFT: Mapping[str, str] = {
     "*.gguf": "holds llama.cpp's GGUF, which is quantized already in most cases; give the original model",
     "consolidated*.pth": "holds weights in Meta's layout; give the same model in transformers' layout",
 }
-"""By a file or folder that is there: what it is, and the way out. The first that fits is named."""
+"""By a file or folder in it: the kind of the folder, and the way out. The first match is named."""
 
 
 def left_by_training(folder: Path) -> str:
-    """Name the thing that lies in a folder instead of a model's weights, and the way out; an empty text where it is unknown."""
+    """Name the content of a folder without a model's weights, and the way out; empty if it is unknown."""
     checkpoints = list(folder.glob("checkpoint-*/config.json"))
     if checkpoints:
         latest = max(checkpoints, key=lambda path: (_step(path.parent.name), path.parent.name)).parent
@@ -47,11 +47,11 @@ def left_by_training(folder: Path) -> str:
 
 
 def wrapper_of(missing: Collection[str], unused: Collection[str]) -> str:
-    """Name the wrapper that the weights were saved with, and the way out; an empty text where their names show no wrapper.
+    """Name the wrapper that the weights were saved with, and the way out; empty if the names show no wrapper.
 
     Args:
-        missing: weights that the model has, and the files have not.
-        unused: weights that the files have, and the model has not.
+        missing: weights that the model has and the files lack.
+        unused: weights that the files have and the model lacks.
     """
     for prefix, words in _PREFIXES.items():
         if unused and all(name.startswith(prefix) for name in unused):

@@ -1,27 +1,19 @@
-"""Models: a local folder or a hub id becomes a :class:`ModelSource` whose files were checked."""
+"""Models: checks the files of a local folder or a hub id and makes a :class:`ModelSource`."""
 
 from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qexport.artifact import MANIFEST_NAME
-from qexport.errors import InputError, first_words
-from qexport.files import read_json
+from qexport.core import MANIFEST_NAME, Artifact, InputError, first_words, read_json
+from qexport.inputs.architecture import CONTEXT_KEYS
 from qexport.inputs.leftovers import ADAPTERS, left_by_training
-from qexport.inputs.pretrained import (
-    CODE_KEY,
-    SIDE_FILES,
-    load_config,
-    load_weights,
-    read_tokenizer,
-    require_no_code,
-)
+from qexport.inputs.pretrained import CODE_KEY, SIDE_FILES, load_weights, read_tokenizer, require_no_code
 from qexport.inputs.rows import require_enough_rows
 from qexport.inputs.sizes import require_like_weights
+from qexport.inputs.source import ModelSource
 from qexport.inputs.weights import check_shards, digest_weights, read_header
 
 if TYPE_CHECKING:
@@ -29,7 +21,7 @@ if TYPE_CHECKING:
 
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-"""The names transformers looks for, in its order."""
+"""The names that transformers looks for, in its order."""
 
 _TOKENIZERS = (
     ("tokenizer.json",),
@@ -38,61 +30,22 @@ _TOKENIZERS = (
     ("vocab.json", "merges.txt"),
     ("vocab.txt",),
 )
-_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSource:
-    """A model on this machine whose folder holds configuration, tokenizer and finite weights of a decoder."""
-
-    name: str
-    """Hub id, or the folder's name: never a path of the machine."""
-    revision: str
-    """Commit of the hub snapshot; empty for a local folder."""
-    path: Path
-    config: dict[str, Any]
-    weight_files: tuple[Path, ...]
-    weights_sha256: str
-    """Over names and bytes of the weight files."""
-    trust_remote_code: bool
-    """Whether the folder's own Python code may run: asked for and needed."""
-
-    @property
-    def model_type(self) -> str:
-        return str(self.config["model_type"])
-
-    @property
-    def context_length(self) -> int:
-        """The number of positions the model was made for.
-
-        Raises:
-            InputError: neither the configuration nor its class's defaults name one.
-        """
-        for key in _CONTEXT_KEYS:
-            if isinstance(self.config.get(key), int):
-                return int(self.config[key])
-        default = getattr(
-            load_config(self.path, trust_remote_code=self.trust_remote_code), "max_position_embeddings", None
-        )
-        if not isinstance(default, int):
-            raise InputError(f"{self.path / 'config.json'}: names no context length; add max_position_embeddings")
-        return default
 
 
 def locate_model(
     spec: str | Path, *, revision: str | None = None, allow_pickle: bool = False, trust_remote_code: bool = False
 ) -> ModelSource:
-    """Find a model and check everything that can be checked without building it.
+    """Find a model and check everything that can be checked before it is built.
 
     Args:
-        spec: a local folder, or a hub id (from the hub's cache where it is there).
-        revision: branch, tag or commit of a hub id.
-        allow_pickle: accept ``pytorch_model.bin`` where there is no safetensors file.
-        trust_remote_code: accept a model whose code comes with its files.
+        spec: a local folder, or a hub id (read from the hub's cache if it is there).
+        revision: the branch, tag or commit of a hub id.
+        allow_pickle: if True, accept ``pytorch_model.bin`` if no safetensors file exists.
+        trust_remote_code: if True, accept a model whose code comes with its files.
 
     Raises:
-        InputError: nothing there, or a model that qexport cannot take; the message names the file and the way out.
+        InputError: the model is missing, or qexport does not support it; the message names the file and the way out.
     """
     if not str(spec).strip():
         raise InputError("the name of the model is empty; give a folder or a hub id")
@@ -107,7 +60,7 @@ def locate_model(
         folder = _snapshot(str(spec), revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
         name, commit = str(spec), folder.name
     config = _read_config(folder)
-    for key in _CONTEXT_KEYS:
+    for key in CONTEXT_KEYS:
         if isinstance(config.get(key), int) and config[key] < 1:
             raise InputError(f"{folder / 'config.json'}: {key} is {config[key]}; correct it")
     remote = _check_remote_code(folder, config, trust=trust_remote_code)
@@ -153,7 +106,7 @@ def _snapshot(spec: str, revision: str | None, *, allow_pickle: bool, trust_remo
         raise InputError(f"{spec}: has no revision {revision} on the hub; check --revision") from error
     except RepositoryNotFoundError as error:
         raise InputError(f"{spec}: no such folder, and no such model on the hub; check the name") from error
-    except (OSError, ValueError) as error:  # requests, the cache and offline mode all raise one of these two
+    except (OSError, ValueError) as error:  # requests, the cache and offline mode raise these two
         raise InputError(
             f"{spec}: no such folder, and the hub cannot be reached for it ({type(error).__name__}); "
             "give a local folder, or connect once so that it is cached"
@@ -174,10 +127,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_remote_code(folder: Path, config: dict[str, Any], *, trust: bool) -> bool:
-    """Say whether the model brings its own code, which ``trust`` must allow.
+    """True if the model has its own code, which ``trust`` must allow.
 
     Raises:
-        InputError: it does, and ``trust`` does not; or it names code that nothing allows.
+        InputError: the model has its own code and ``trust`` is False, or it names code that no option allows.
     """
     remote = False
     for path in (folder / "config.json", folder / "tokenizer_config.json", folder / "generation_config.json"):
@@ -242,12 +195,12 @@ def load_torch_model(source: ModelSource) -> PreTrainedModel:
     """Build the model in fp32 for evaluation, on the CPU.
 
     Raises:
-        InputError: weights that do not fit the configuration, or are missing from the files.
+        InputError: weights do not fit the configuration, or are missing from the files.
     """
     import torch
 
     pickled = source.weight_files[0].suffix != ".safetensors"
-    # torch's fused attention has no soft cap on the logits and leaves it out in silence.
+    # torch's fused attention silently ignores a soft cap on the logits.
     attention = "eager" if source.config.get("attn_logit_softcapping") else "sdpa"
     try:
         model = load_weights(
@@ -267,14 +220,14 @@ def load_torch_model(source: ModelSource) -> PreTrainedModel:
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that lies with the model.
+    """Load the model's tokenizer.
 
     Raises:
-        InputError: it cannot be read, or has more tokens than the model.
+        InputError: the tokenizer cannot be read, or has more tokens than the model.
     """
     try:
         tokenizer = read_tokenizer(source.path, trust_remote_code=source.trust_remote_code)
-    except Exception as error:  # the Rust tokenizers raise plain Exception for a file they cannot parse
+    except Exception as error:  # the Rust tokenizers raise plain Exception for an invalid file
         raise InputError(
             f"{source.path}: the tokenizer cannot be read ({first_words(error)}); save it again"
         ) from error
@@ -292,9 +245,22 @@ def copy_side_files(source: ModelSource, folder: Path) -> None:
 
 
 def stop_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The tokens that end an answer: the tokenizer's end of text, and those that the model's folder names for generation."""
+    """The tokens that end an answer: the tokenizer's end of text, and the folder's stop tokens for generation."""
     ids = {tokenizer.eos_token_id}
     path = folder / "generation_config.json"
     named = read_json(path).get("eos_token_id") if path.is_file() else None
     ids |= set(named) if isinstance(named, list) else {named}
     return tuple(sorted(token for token in ids if isinstance(token, int)))
+
+
+def source_of(artifact: Artifact) -> ModelSource:
+    """An artifact's own folder as the source of its tokenizer and configuration."""
+    return ModelSource(
+        name=artifact.manifest.model.name,
+        revision=artifact.manifest.model.revision,
+        path=artifact.path,
+        config=read_json(artifact.path / "config.json", way_out="make the artifact again"),
+        weight_files=(),
+        weights_sha256=artifact.manifest.model.weights_sha256,
+        trust_remote_code=False,
+    )

@@ -1,7 +1,7 @@
-"""transformers' readers, which are given nothing but what was looked at: no file of code, and no key that names code.
+"""transformers' readers. They get only files that were checked: no file of code, and no key that names code.
 
-transformers runs code that lies in a model's folder, or that its configuration names, and each version finds it at new
-places. So it reads a folder of links to the plain files of a model, which hold weights, configuration and tokenizer.
+transformers runs code in a model's folder, or code that its configuration names, and each version looks in new places.
+So it reads a folder of links to the plain files of a model: weights, configuration and tokenizer.
 """
 
 from __future__ import annotations
@@ -14,12 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qexport.errors import InputError, first_words
-from qexport.files import read_json
+from qexport.core import InputError, first_words, quiet, read_json, scratch_folder
 from qexport.inputs.leftovers import wrapper_of
 from qexport.inputs.weights import is_buffer
-from qexport.quiet import quiet
-from qexport.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,12 +38,12 @@ SIDE_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-"""Configuration and tokenizer, in the names that transformers looks for."""
+"""Configuration and tokenizer files, by the names that transformers looks for."""
 _WEIGHTS = ("*.safetensors", "model.safetensors.index.json")
 _PICKLED = ("*.bin", "pytorch_model.bin.index.json")
 
 CODE_KEY = "auto_map"
-"""Names the classes of a model's own code, which ``--trust-remote-code`` may allow; nothing allows the next ones."""
+"""The key for the classes of a model's own code, which ``--trust-remote-code`` may allow; the next keys never run."""
 _NAMES_CODE = frozenset({"custom_generate", "custom_pipelines", "kernel_config", "use_kernels"})
 _NAMES_A_KERNEL = re.compile(r"_?(attn|experts)_implementation(_internal)?")
 
@@ -56,10 +53,10 @@ def require_no_code(path: Path, values: Mapping[str, Any]) -> None:
 
     Args:
         path: the file, for the message.
-        values: what is in it.
+        values: the values in the file.
 
     Raises:
-        InputError: there is such a key; :data:`CODE_KEY` is left to the caller.
+        InputError: the file has such a key; :data:`CODE_KEY` is left to the caller.
     """
     waiting: list[Any] = [values]
     while waiting:
@@ -76,8 +73,8 @@ def plain_folder(folder: Path, *, pickled: bool = False) -> Iterator[Path]:
     """A temporary folder with links to the plain files of a model's or an artifact's folder.
 
     Args:
-        folder: where they lie.
-        pickled: pickled weights are among them.
+        folder: the folder of the model or artifact.
+        pickled: if True, link pickled weights too.
 
     Raises:
         InputError: a configuration names code.
@@ -102,7 +99,7 @@ def _readable(folder: Path, *, trust: bool, pickled: bool = False) -> Iterator[s
 
 
 def load_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
-    """The configuration in a folder, as transformers reads it.
+    """The configuration in a folder, read by transformers.
 
     Raises:
         InputError: transformers cannot read it.
@@ -114,7 +111,7 @@ def load_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedC
             config: PretrainedConfig = AutoConfig.from_pretrained(
                 place, local_files_only=not trust_remote_code, trust_remote_code=trust_remote_code
             )
-        except Exception as error:  # what a configuration's own checks raise has no common base
+        except Exception as error:  # the checks of configurations raise errors without a common base
             raise InputError(
                 f"{folder / 'config.json'}: transformers cannot read it ({_in_place(error, place, folder)}); correct its values"
             ) from error
@@ -122,12 +119,12 @@ def load_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedC
 
 
 def _in_place(error: Exception, place: str, folder: Path) -> str:
-    """A message of transformers with the user's folder in place of the folder of links."""
+    """A message of transformers, with the user's folder instead of the folder of links."""
     return first_words(error).replace(place, os.fspath(folder))
 
 
 def read_tokenizer(folder: Path, *, trust_remote_code: bool = False, **choices: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder, as transformers reads it, with ``choices`` of its own."""
+    """The tokenizer in a folder, read by transformers with ``choices`` as arguments."""
     from transformers import AutoTokenizer
 
     with _readable(folder, trust=trust_remote_code) as place, quiet():
@@ -140,13 +137,13 @@ def read_tokenizer(folder: Path, *, trust_remote_code: bool = False, **choices: 
 def load_weights(
     folder: Path, *, pickled: bool = False, trust_remote_code: bool = False, **choices: Any
 ) -> PreTrainedModel:
-    """A causal language model in a folder, built and filled by transformers.
+    """Build a causal language model from a folder with transformers, and load its weights.
 
     Args:
-        folder: in the Hugging Face layout.
-        pickled: its weights are.
-        trust_remote_code: the folder's own code may run.
-        choices: of transformers' ``from_pretrained``.
+        folder: a folder in the Hugging Face layout.
+        pickled: True if its weights are pickled.
+        trust_remote_code: if True, the folder's own code may run.
+        choices: arguments of transformers' ``from_pretrained``.
 
     Raises:
         InputError: the model has weights that the files lack, or the files hold weights that the model lacks.

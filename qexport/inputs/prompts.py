@@ -1,4 +1,4 @@
-"""Prompts, which new tokens are made after: read from a file, and turned into the tokens that every variant is fed."""
+"""Prompts for generation: read from a file, and turned into the same tokens for every variant."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qexport.errors import InputError
-from qexport.files import read_text
-from qexport.inputs.shown import shown
+from qexport.core import InputError, read_text, shown
 from qexport.inputs.text import Place, TokenSet, bos_ids, encode, read_json_values, require_rows
 
 if TYPE_CHECKING:
@@ -21,15 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """Prompts in order, and where they came from."""
+    """Prompts in order, and their source."""
 
     origin: str
-    """In words that hold on every machine: a file's name."""
+    """The source, in words that hold on every machine: a file's name."""
     texts: tuple[str, ...]
     chat: bool = False
-    """Each is a user's message, put into the tokenizer's chat template."""
+    """True if each prompt is a user's message, put into the tokenizer's chat template."""
     places: tuple[Place, ...] = field(default=(), compare=False, repr=False)
-    """Of each prompt; none where prompts are counted only."""
+    """The place of each prompt; empty if prompts are only counted."""
 
 
 def load_prompts(path: Path, *, chat: bool = False) -> Prompts:
@@ -39,10 +37,10 @@ def load_prompts(path: Path, *, chat: bool = False) -> Prompts:
     * ``.jsonl``: a line is a string, or an object with a string under ``prompt`` or ``text``.
     * ``.json``: a list of such values.
 
-    White space around a prompt is no part of it.
+    White space around a prompt is removed.
 
     Raises:
-        InputError: no such file, not UTF-8, another form, an empty prompt, half a character, or no prompt at all.
+        InputError: the file is missing or malformed, is not UTF-8, has no prompt, an empty one, or half a character.
     """
     readers = {".txt": _lines, ".jsonl": _json_prompts, ".json": _json_prompts}
     reader = readers.get(path.suffix.lower())
@@ -81,20 +79,20 @@ def encode_prompts(
     context: int,
     rows: int | None = None,
 ) -> TokenSet:
-    """Turn prompts into token sequences, each behind BOS where the tokenizer has one.
+    """Turn prompts into token sequences, each with BOS in front if the tokenizer has one.
 
-    In a chat the template alone decides what stands around a message, BOS included.
+    In a chat the template alone decides the tokens around a message, also BOS.
 
     Args:
         prompts: the prompts.
-        tokenizer: turns text into ids.
-        new_tokens: how many tokens will be made after each.
-        context: the number of positions the model has.
-        rows: tokens that the model has a row for; None where that is not known.
+        tokenizer: the tokenizer of the model.
+        new_tokens: the number of tokens that will follow each prompt.
+        context: the number of the model's positions.
+        rows: the number of tokens that the model has a row for; None if it is unknown.
 
     Raises:
-        InputError: a chat with a tokenizer that has no template or whose template fails, a prompt that with its new
-            tokens is longer than the context, or a token that the model has no row for.
+        InputError: a chat needs a template that the tokenizer lacks or that fails, a prompt with its new tokens is
+                longer than the context, or the model has no row for a token.
     """
     sequences = []
     for number, text in enumerate(prompts.texts, start=1):
@@ -129,7 +127,7 @@ def _chat_ids(tokenizer: PreTrainedTokenizerBase, text: str, place: str) -> list
     messages = [{"role": "user", "content": text}]
     try:
         ids: Any = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-    except Exception as error:  # a template may raise anything, and jinja2's own errors are no part of the interface
+    except Exception as error:  # a template may raise any error, and jinja2's errors are not public
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise InputError(f"{place}: the tokenizer's chat template fails on it ({reason}); set chat = false") from error
     return [int(token) for token in ids]

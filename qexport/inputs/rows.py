@@ -1,26 +1,24 @@
-"""How many tokens a model has a row for, which may be fewer than its tokenizer has."""
+"""The number of tokens that a model has a row for, which may be smaller than its tokenizer's."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qexport.errors import InputError, first_words
-from qexport.files import read_json
+from qexport.core import InputError, first_words, read_json, shown
 from qexport.inputs.pretrained import load_config
-from qexport.inputs.shown import shown
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from qexport.inputs.models import ModelSource
+    from qexport.inputs.source import ModelSource
 
 _NAMED = 4
-"""Tokens that are named in one line."""
+"""The most tokens that a message names."""
 
 
 def table_rows(source: ModelSource) -> int | None:
-    """The rows of the model's table of tokens, by its configuration; None where that does not say."""
+    """The rows of the model's embedding table, from its configuration; None if it does not give them."""
     rows = source.config.get("vocab_size")
     return (
         rows if isinstance(rows, int) else rows_of(load_config(source.path, trust_remote_code=source.trust_remote_code))
@@ -28,16 +26,16 @@ def table_rows(source: ModelSource) -> int | None:
 
 
 def rows_of(config: PretrainedConfig) -> int | None:
-    """The rows of the table of tokens of a configuration; None where that does not say."""
+    """The rows of the embedding table in a configuration; None if it does not give them."""
     rows = getattr(config, "vocab_size", None)
     return rows if isinstance(rows, int) else None
 
 
 def require_enough_rows(folder: Path, tokens: int, rows: int) -> None:
-    """Refuse a tokenizer that has more tokens of its own, added ones not counted, than the model has rows.
+    """Refuse a tokenizer that has more tokens, without added ones, than the model has rows.
 
     Raises:
-        InputError: it has.
+        InputError: the tokenizer has more tokens.
     """
     if tokens > rows:
         raise InputError(
@@ -46,19 +44,19 @@ def require_enough_rows(folder: Path, tokens: int, rows: int) -> None:
 
 
 def without_row(folder: Path, rows: int | None) -> str:
-    """The tokens of a tokenizer that the model has no row for, counted and named: ``2 of 514 (<|user|>, <|end|>)``.
+    """The tokens of a tokenizer that the model has no row for, as a number and names: ``2 of 514 (<|user|>, <|end|>)``.
 
     They were added to the tokenizer, and the model's embedding was not resized.
 
     Args:
-        folder: with ``tokenizer.json``; without that file nothing is known.
-        rows: of the model's table; None where that is not known.
+        folder: the folder with ``tokenizer.json``; without that file the result is empty.
+        rows: the rows of the model's table; None if they are unknown.
 
     Returns:
-        Nothing where every token has a row.
+        Empty if every token has a row.
 
     Raises:
-        InputError: ``tokenizer.json`` cannot be read, or has more tokens of its own than the model has rows.
+        InputError: ``tokenizer.json`` cannot be read, or has more tokens without added ones than the model has rows.
     """
     from tokenizers import Tokenizer
 

@@ -1,4 +1,4 @@
-"""TOML files that people write, and what is said where they are wrong: one line, with the place."""
+"""TOML files of users, and one-line messages with the place of an error."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qexport.errors import InputError, near_names
-from qexport.files import read_text
+from qexport.core import InputError, near_names, read_text
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -19,10 +18,10 @@ def read_toml(path: Path, *, otherwise: str = "check the path") -> dict[str, Any
 
     Args:
         path: the file.
-        otherwise: what to do where it cannot be read.
+        otherwise: the way out if the file cannot be read.
 
     Raises:
-        InputError: no such file, or not TOML.
+        InputError: the file is missing or not TOML.
     """
     try:
         return tomllib.loads(read_text(path, otherwise=otherwise))
@@ -31,7 +30,7 @@ def read_toml(path: Path, *, otherwise: str = "check the path") -> dict[str, Any
 
 
 def first_reason(error: ValidationError, keys: Iterable[str]) -> str:
-    """The first thing that is wrong, with its place, on one line; near names of a key that does not exist are among ``keys``."""
+    """The first error with its place, on one line; names close to an unknown key are taken from ``keys``."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     reason = first["msg"].removeprefix("Value error, ")

@@ -1,11 +1,11 @@
-"""Sizes of a model by its configuration, and by its weight files, before anything is built from them."""
+"""Sizes of a model from its configuration and its weight files, before the model is built."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qexport.errors import InputError, first_words
+from qexport.core import InputError, first_words
 from qexport.inputs.leftovers import left_by_training
 from qexport.inputs.pretrained import load_config
 from qexport.inputs.weights import is_same_tensor, stored_shapes
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 _BYTES_A_WEIGHT = 2
-"""Of the smallest type of a weight that is not quantized."""
+"""Bytes of the smallest type of a weight that is not quantized."""
 
 
 def parameter_count(folder: Path) -> int:
-    """Number of weights of the model whose configuration lies in ``folder``, tied ones counted once."""
+    """The number of weights of the model in ``folder``, from its configuration; tied weights count once."""
     return parameters_of(load_config(folder))
 
 
 def parameters_of(config: PretrainedConfig) -> int:
-    """Number of weights of a model of this configuration, tied ones counted once."""
+    """The number of weights of a model with this configuration; tied weights count once."""
     return _count(without_weights(config))
 
 
@@ -34,24 +34,24 @@ def _count(model: PreTrainedModel) -> int:
 
 
 def without_weights(config: PretrainedConfig) -> PreTrainedModel:
-    """The model of a configuration on torch's meta device, where tensors have shapes and take no memory."""
+    """The model of a configuration on torch's meta device, where tensors have shapes but take no memory."""
     import torch
     from transformers import AutoModelForCausalLM
 
     factory: Any = AutoModelForCausalLM
     with torch.device("meta"):
-        # Another kind of attention may be named that is not installed; it has no weights of its own.
+        # The configuration may name a kind of attention that is not installed; attention has no weights of its own.
         model: PreTrainedModel = factory.from_config(config, attn_implementation="eager")
     model.tie_weights()
     return model
 
 
 def require_like_weights(folder: Path, files: Sequence[Path]) -> None:
-    """Refuse a configuration of another model than the weight files are of, before memory is taken for its weights.
+    """Refuse a configuration that belongs to another model than the weight files, before memory is allocated for it.
 
     Raises:
-        InputError: transformers cannot build the model, it has more layers or weights than the files hold, a weight of
-            another shape, or it ties weights to each other that differ in the files.
+        InputError: transformers cannot build the model, it has more layers or weights than the files hold, a weight has
+            another shape, or the model ties weights that differ in the files.
     """
     place = folder / "config.json"
     config = load_config(folder)
@@ -63,7 +63,7 @@ def require_like_weights(folder: Path, files: Sequence[Path]) -> None:
         )
     try:
         model = without_weights(config)
-    except Exception as error:  # what a model's own checks raise has no common base
+    except Exception as error:  # the checks of models raise errors without a common base
         raise InputError(
             f"{place}: transformers cannot build the model ({first_words(error)}); correct its values"
         ) from error
@@ -89,10 +89,10 @@ def _require_shapes(place: Path, model: PreTrainedModel, shapes: Mapping[str, tu
 def _require_alike_where_tied(
     place: Path, model: PreTrainedModel, files: Sequence[Path], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Transformers keeps one of several weights that are tied, whatever the files hold for the others."""
+    """Refuse tied weights that differ in the files: transformers keeps only one of them."""
     ties: dict[int, list[str]] = {}
     for name, weight in model.named_parameters(remove_duplicate=False):
-        bare = name.removeprefix(f"{model.base_model_prefix}.")  # old checkpoints are of the model without its head
+        bare = name.removeprefix(f"{model.base_model_prefix}.")  # old checkpoints hold the model without its head
         ties.setdefault(id(weight), []).extend(each for each in dict.fromkeys((name, bare)) if each in shapes)
     for first, *others in filter(None, ties.values()):
         for other in others:

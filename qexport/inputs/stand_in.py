@@ -1,6 +1,6 @@
-"""Stand-ins: an experiment's architecture with random weights, for machines that the real model is out of reach of.
+"""Stand-ins: an experiment's architecture with random weights, for machines that cannot hold or get the real model.
 
-Memory, speed and the export are those of the architecture and its size. What such a model writes says nothing.
+Memory, speed and the export are those of the architecture and its size. The text of such a model means nothing.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import math
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
-from qexport.errors import InputError
-from qexport.inputs.bundled import bundled
+from qexport.core import InputError
+from qexport.inputs.bundle import bundled
 from qexport.inputs.pretrained import read_tokenizer
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qexport.inputs.experiment import Experiment
 
 Size = Literal["tiny", "medium", "full"]
-"""``tiny``: 2 layers, width 64 or little more, a context of at most 512, the vocabulary of the bundled tokenizer.
+"""``tiny``: 2 layers, width 64 or a little more, a context of at most 512, the vocabulary of the bundled tokenizer.
 ``medium``: 4 layers, about a quarter of the width, the real context and vocabulary.
 ``full``: the real shapes, in four bytes a weight.
 """
@@ -36,7 +36,7 @@ TINY_HEADS = 4
 TINY_CONTEXT = 512
 _LAYERS = {"tiny": 2, "medium": 4}
 _WIDTH_STEP = 32
-"""Widths are multiples of the smallest block that weights are quantized in."""
+"""Widths are multiples of the smallest block size of quantized weights."""
 
 _INNER_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim")
 
@@ -44,20 +44,21 @@ _INNER_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim")
 def make_stand_in(experiment: Experiment, folder: Path, *, size: Size = "tiny", seed: int = 0) -> Path:
     """Write a model folder with the experiment's architecture, seeded random weights and the bundled tokenizer.
 
-    The ratio of heads to key-value heads, tied embeddings and the kinds of attention and of positions stay what they
-    are in every size. The tokenizer gets a plain chat template.
+    Every size keeps the ratio of heads to key-value heads, tied embeddings, and the kinds of attention and positions.
+    The tokenizer gets a plain chat template.
 
     Args:
-        experiment: its ``[architecture]`` holds the real model's shapes.
-        folder: written to, and made if it is not there; files of the same names are replaced.
-        size: how much of the real shapes is kept.
-        seed: the same one gives the same bytes of weights.
+        experiment: the experiment, whose ``[architecture]`` holds the real model's shapes.
+        folder: the output folder; made if it is missing; files with the same names are replaced.
+        size: the size relative to the real shapes.
+        seed: the seed; the same seed gives the same bytes of weights.
 
     Returns:
         The folder, in the layout of ``save_pretrained``.
 
     Raises:
-        InputError: no architecture, a model type that transformers does not know, or values no model can be built from.
+        InputError: the architecture is missing, transformers does not know its model type, or no model can be built
+                from its values.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -68,7 +69,7 @@ def make_stand_in(experiment: Experiment, folder: Path, *, size: Size = "tiny", 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except Exception as error:  # what a model's own code raises has no common base
+    except Exception as error:  # models raise errors without a common base
         raise _not_buildable(experiment.model, error) from error
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.model_max_length = config.max_position_embeddings
@@ -85,7 +86,7 @@ def stand_in_config(experiment: Experiment, *, size: Size = "tiny") -> Any:
     name, tokenizer = experiment.model, _tokenizer()
     if experiment.architecture is None:
         raise InputError(
-            f"{name}: its experiment has no [architecture] to make a stand-in of; "
+            f"{name}: its experiment has no [architecture] to make a stand-in from; "
             "add one with the values of the model's config.json"
         )
     values = experiment.architecture.values
@@ -99,7 +100,7 @@ def stand_in_config(experiment: Experiment, *, size: Size = "tiny") -> Any:
         real = _configure(values | ids)
         config = real if size == "full" else _configure(values | _smaller(real, values, len(tokenizer), size) | ids)
         vocabulary = config.vocab_size
-    except Exception as error:  # what a configuration's own checks raise has no common base
+    except Exception as error:  # the checks of configurations raise errors without a common base
         raise _not_buildable(name, error) from error
     if vocabulary < len(tokenizer):
         raise InputError(
@@ -126,7 +127,7 @@ def _not_buildable(name: str, error: Exception) -> InputError:
 
 
 def _smaller(real: Any, values: dict[str, Any], tokens: int, size: Literal["tiny", "medium"]) -> dict[str, Any]:
-    """What is other than in the real configuration, under the names that its class has for it."""
+    """The values that differ from the real configuration, under the names in its class."""
     heads, kv_heads, width = _shape(real, size)
     layers = min(real.num_hidden_layers, _LAYERS[size])
     context = min(real.max_position_embeddings, TINY_CONTEXT) if size == "tiny" else real.max_position_embeddings
@@ -146,19 +147,19 @@ def _smaller(real: Any, values: dict[str, Any], tokens: int, size: Literal["tiny
         if isinstance(inner := getattr(real, name, None), int):
             changed[name] = max(_WIDTH_STEP, round(inner * width / real.hidden_size / _WIDTH_STEP) * _WIDTH_STEP)
     if isinstance(spread := getattr(real, "initializer_range", None), float):
-        # The fewer terms a sum has, the larger they are: the logits then differ by about as much as in the real size.
+        # A shorter sum needs larger terms, so that the logits vary about as much as in the real size.
         changed["initializer_range"] = spread * math.sqrt(real.hidden_size / width)
     if "layer_types" in values:
         changed["layer_types"] = values["layer_types"][:layers]
     changed |= _positions(real, values, context, head_scale=width // heads / head_width)
     renamed = {real.attribute_map.get(name, name): value for name, value in changed.items()}
-    # An alias that stayed among the values would win over the class's own name.
+    # An alias that stays among the values would override the class's own name.
     aliases = {alias: own for alias, own in real.attribute_map.items() if alias in values and own in renamed}
     return {alias: renamed[own] for alias, own in aliases.items()} | renamed
 
 
 def _shape(real: Any, size: Literal["tiny", "medium"]) -> tuple[int, int, int]:
-    """Heads, key-value heads and width: never more than in the real model, in the same ratio of heads."""
+    """Heads, key-value heads and width: at most as large as in the real model, in the same ratio of heads."""
     kv_heads = getattr(real, "num_key_value_heads", None) or real.num_attention_heads
     group = real.num_attention_heads // kv_heads
     if size == "tiny":
@@ -196,7 +197,7 @@ def _positions(real: Any, values: dict[str, Any], context: int, *, head_scale: f
 
 
 def _trained_context(original: int, context: int, shortened: float) -> int:
-    """Where long rotary factors set in: at most half the context, so that both kinds are within reach."""
+    """The length at which long rotary factors start: at most half the context, so that both kinds are reachable."""
     return original if shortened == 1 else min(original, context // 2)
 
 

@@ -1,7 +1,7 @@
 """Text, and the token sequences made from it: windows for perplexity and calibration, sentences for latency.
 
-Prompts, which become token sequences too, are read by ``qexport.inputs.prompts``. Every recipe of a table is fed the
-same :class:`TokenSet`; its digest is part of a measurement's conditions.
+``qexport.inputs.prompts`` reads prompts, which also become token sequences. Every recipe of a table gets the same
+:class:`TokenSet`; its digest is part of a measurement's conditions.
 """
 
 from __future__ import annotations
@@ -12,50 +12,48 @@ import json
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from qexport.errors import InputError
-from qexport.files import read_text
-from qexport.inputs.shown import shown
+from qexport.core import InputError, read_text, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
 DOCUMENT_END = "<|endoftext|>"
-"""A line that holds this alone ends a document of a ``.txt`` file."""
+"""A line with only this text ends a document of a ``.txt`` file."""
 
 MIN_TOKENS = 3
-"""Shorter sequences are dropped: at most one token would be scored behind BOS and a first word."""
+"""Shorter sequences are dropped: they have at most one scored token after BOS and a first word."""
 
 _PAUSE = re.compile(
     r"(?P<title>(?<=\bMr)|(?<=\bMrs)|(?<=\bMs)|(?<=\bDr)|(?<=\bSt))?(?P<mark>[.!?]++)[\"'”’)\]]*+(?P<gap>\s*+)"
     r"|(?P<space>\s++)"
 )
-"""Marks with what follows them, and white space: whole runs, each read once, so that a long run takes no longer."""
+"""Marks with the text after them, and white space. Whole runs are matched once, so that a long run stays fast."""
 _DOCUMENT_END = re.compile(rf"^[ \t]*{re.escape(DOCUMENT_END)}[ \t]*$", re.MULTILINE)
 _HALF = re.compile("[\ud800-\udfff]")
-"""Half a surrogate pair: JSON can write one, and it is no character."""
+"""Half a surrogate pair: JSON can hold one, but it is not a character."""
 _ARTICLE = re.compile(r"\s*= [^=].*[^=] =\s*")
-"""The heading that opens an article of WikiText; deeper headings have more than one ``=``."""
+"""The heading of a WikiText article; deeper headings have more than one ``=``."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a text stands."""
+    """The place of a text."""
 
     words: str
-    """The file, with the line or the item where each line or item is a text: ``/data/chat.jsonl:3``."""
+    """The file, with the line or item if each line or item is a text: ``/data/chat.jsonl:3``."""
     line: int | None = None
-    """The line of the file at which a text begins that goes over lines."""
+    """The first line of a text that spans several lines of the file."""
 
     def of(self, text: str, part: str) -> str:
-        """Where a part of the text stands."""
+        """The place of a part of the text."""
         if self.line is None:
             return self.words
         return f"{self.words}:{self.line + text.count(chr(10), 0, max(0, text.find(part)))}"
@@ -63,13 +61,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Text:
-    """Documents in order, and where they came from."""
+    """Documents in order, and their source."""
 
     origin: str
-    """In words that hold on every machine: a file's name, ``wikitext:wikitext-2-raw-v1:test``."""
+    """The source, in words that hold on every machine: a file's name, ``wikitext:wikitext-2-raw-v1:test``."""
     documents: tuple[str, ...]
     places: tuple[Place, ...] = field(default=(), compare=False, repr=False)
-    """Of each document; none where documents are counted only."""
+    """The place of each document; empty if documents are only counted."""
 
     def placed(self) -> Iterator[tuple[Place, str]]:
         """The documents, each with its place."""
@@ -79,18 +77,18 @@ class Text:
 
 @dataclass(frozen=True, eq=False)
 class TokenSet:
-    """Token sequences that every variant of a model is fed, one by one and in order."""
+    """The token sequences for every variant of a model, one by one and in order."""
 
     kind: Literal["windows", "sentences", "prompts"]
     origin: str
     description: str
-    """How they were made: ``windows of at most 256 tokens``, ``sentences``."""
+    """The form of the sequences: ``windows of at most 256 tokens``, ``sentences``."""
     sequences: tuple[NDArray[np.int64], ...]
-    """Each ``[tokens]``, at least :data:`MIN_TOKENS` long; a prompt, of which nothing is scored, may be shorter."""
+    """``[tokens]`` each, at least :data:`MIN_TOKENS` long; a prompt is not scored and may be shorter."""
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the token ids and of where each sequence ends."""
+        """Digest of the token ids and of the sequences' ends."""
         digest = hashlib.sha256()
         for sequence in self.sequences:
             digest.update(len(sequence).to_bytes(8, "little"))
@@ -99,19 +97,19 @@ class TokenSet:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens fed; the first of each sequence is not scored."""
+        """The number of tokens; the first of each sequence is not scored."""
         return sum(len(sequence) for sequence in self.sequences)
 
 
 def load_text(path: Path) -> Text:
     """Read documents from a ``.txt``, ``.jsonl`` or ``.json`` file.
 
-    * ``.txt``: documents end at lines that hold ``<|endoftext|>`` alone; without such a line the file is one document.
+    * ``.txt``: documents end at lines with only ``<|endoftext|>``; without such a line the file is one document.
     * ``.jsonl``: a line is a string, or an object with a string under ``text``.
     * ``.json``: a list of such values.
 
     Raises:
-        InputError: no such file, not UTF-8, another form, half a character, or nothing but white space.
+        InputError: the file is missing, is not UTF-8, has another form, half a character, or only white space.
     """
     readers = {".txt": _txt_documents, ".jsonl": _json_documents, ".json": _json_documents}
     reader = readers.get(path.suffix.lower())
@@ -144,10 +142,10 @@ def _json_documents(path: Path) -> Iterator[tuple[Place, str]]:
 
 
 def read_json_values(path: Path) -> Iterator[tuple[str, Any]]:
-    """The values of a ``.jsonl`` file, one a line, or of the list in a ``.json`` file, each with its place in words.
+    """The values of a ``.jsonl`` file, one on each line, or of a list in a ``.json`` file, with their places in words.
 
     Raises:
-        InputError: no such file, not UTF-8, not JSON, no list, or a text with half a character in it.
+        InputError: the file is missing, is not UTF-8, JSON or a list, or holds half a character.
     """
     content = read_text(path)
     values = _jsonl_values(path, content) if path.suffix.lower() == ".jsonl" else _json_values(path, content)
@@ -161,7 +159,7 @@ def read_json_values(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _texts_in(value: object) -> Iterator[str]:
-    """All strings of a JSON value, keys among them."""
+    """All strings of a JSON value, with its keys."""
     left = [value]
     while left:
         match left.pop():
@@ -181,7 +179,7 @@ def _jsonl_values(path: Path, content: str) -> Iterator[tuple[str, Any]]:
         if line.strip():
             try:
                 value = json.loads(line)
-            except (ValueError, RecursionError) as error:  # the latter where it is nested too deep
+            except (ValueError, RecursionError) as error:  # RecursionError if it is nested too deep
                 raise InputError(f"{path}:{number}: not a line of JSON ({error}); correct that line") from error
             yield f"{path}:{number}", value
 
@@ -197,20 +195,33 @@ def _json_values(path: Path, content: str) -> Iterator[tuple[str, Any]]:
         yield f"{path}: item {number}", value
 
 
+def text_of(file: str | Path | None, dataset: str | None, file_option: str, dataset_option: str) -> Text | None:
+    """The text that one of two options names; None if the user gave neither.
+
+    Raises:
+        InputError: both options were given, or the text cannot be read.
+    """
+    if file is not None and dataset is not None:
+        raise InputError(f"{file_option} and {dataset_option}: both name a text; give one of the two")
+    if file is not None:
+        return load_text(Path(file))
+    return load_dataset_text(dataset) if dataset is not None else None
+
+
 def load_dataset_text(spec: str) -> Text:
-    """Read documents through ``datasets``: ``NAME:CONFIG:SPLIT`` or ``NAME:SPLIT``, the column ``text``.
+    """Read documents with ``datasets``: ``NAME:CONFIG:SPLIT`` or ``NAME:SPLIT``, the column ``text``.
 
     ``NAME`` is a hub id or a local folder that ``datasets`` can read. The lines of WikiText are joined to articles.
 
     Raises:
-        InputError: another form, a dataset that cannot be reached, or one without a column of text.
+        InputError: the spec has another form, or the dataset cannot be loaded or has no text column.
     """
     name, config, split = _split_spec(spec)
     import datasets
 
     try:
         loaded: Any = datasets.load_dataset(name, config, split=split)
-    except Exception as error:  # what a name, a builder or the network raises has no common base
+    except Exception as error:  # errors of names, builders and the network have no common base
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise InputError(
             f"{spec}: datasets cannot load it ({reason}); check the name, or give a file with --text"
@@ -235,7 +246,7 @@ def _split_spec(spec: str) -> tuple[str, str | None, str]:
 
 
 def _join_articles(rows: list[str]) -> list[str]:
-    """Rows as they are, unless they are the lines of WikiText, whose documents begin at a first-level heading."""
+    """The rows unchanged; but lines of WikiText are joined to documents that begin at a first-level heading."""
     starts = [index for index, row in enumerate(rows) if _ARTICLE.fullmatch(row)]
     if not starts:
         return rows
@@ -246,21 +257,21 @@ def _join_articles(rows: list[str]) -> list[str]:
 def make_windows(
     text: Text, tokenizer: PreTrainedTokenizerBase, *, window: int, limit: int | None, rows: int | None = None
 ) -> TokenSet:
-    """Cut documents into windows that begin with BOS, where the tokenizer has one.
+    """Cut documents into windows that begin with BOS, if the tokenizer has one.
 
-    A window holds tokens of one document only. A long document goes on in further windows, each again with BOS, because a
-    window in mid-text without it costs quantized models more than it costs the original.
+    A window holds tokens of one document only. A long document continues in further windows, each again with BOS: a
+    window in mid-text without BOS costs quantized models more than the original.
 
     Args:
         text: the documents.
-        tokenizer: turns text into ids; nothing but BOS is added to them.
-        window: most tokens of a window, BOS included.
-        limit: most windows; None takes all.
-        rows: tokens that the model has a row for; None where that is not known.
+        tokenizer: turns text into ids; only BOS is added to them.
+        window: the most tokens of a window, with BOS.
+        limit: the most windows; None takes all.
+        rows: the number of tokens that the model has a row for; None if it is unknown.
 
     Raises:
-        InputError: a window too small to score, less text than one window, no document that is long enough to score, or
-            a token that the model has no row for.
+        InputError: a window is too small to score, the text is shorter than one window, no document is long enough to
+            score, or the model has no row for a token.
     """
     if window < MIN_TOKENS:
         raise InputError(f"a window of {window} tokens scores nothing; use at least {MIN_TOKENS}")
@@ -302,20 +313,20 @@ def make_sentences(
     max_tokens: int | None = None,
     rows: int | None = None,
 ) -> TokenSet:
-    """Cut documents into sentences, each behind BOS where the tokenizer has one.
+    """Cut documents into sentences, each with BOS in front if the tokenizer has one.
 
-    A sentence ends at ``.``, ``!`` or ``?`` (with closing quotes) before white space and no small letter, and at the end
-    of a line. Those under :data:`MIN_TOKENS` tokens are left out.
+    A sentence ends at ``.``, ``!`` or ``?`` (with closing quotes) before white space and no small letter, and at the
+    end of a line. Sentences under :data:`MIN_TOKENS` tokens are left out.
 
     Args:
         text: the documents.
-        tokenizer: turns text into ids; nothing but BOS is added to them.
-        limit: most sentences, spread evenly over the text; None takes all.
-        max_tokens: where longer sentences are cut, BOS included: the model's context.
-        rows: tokens that the model has a row for; None where that is not known.
+        tokenizer: turns text into ids; only BOS is added to them.
+        limit: the most sentences, spread evenly over the text; None takes all.
+        max_tokens: the length at which longer sentences are cut, with BOS: the model's context.
+        rows: the number of tokens that the model has a row for; None if it is unknown.
 
     Raises:
-        InputError: no sentence is long enough, or a token that the model has no row for.
+        InputError: no sentence is long enough, or the model has no row for a token.
     """
     bos = bos_ids(tokenizer)
     sequences = []
@@ -354,7 +365,7 @@ def split_sentences(document: str) -> list[str]:
 
 
 def _ends_sentence(pause: re.Match[str]) -> bool:
-    """Say whether marks end a sentence: not those of a title, and none before a single space and a small letter."""
+    """True if marks end a sentence: not those of a title, and none before a single space and a small letter."""
     if not pause["gap"] or (pause["title"] is not None and len(pause["mark"]) == 1):
         return False
     behind = pause.string[pause.end() : pause.end() + 1]
@@ -362,14 +373,14 @@ def _ends_sentence(pause: re.Match[str]) -> bool:
 
 
 def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What every sequence begins with: BOS, or nothing where the tokenizer has none."""
+    """The start of every sequence: BOS, or nothing if the tokenizer has none."""
     bos: int | None = tokenizer.bos_token_id
     return [] if bos is None else [bos]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The token ids of a text, with nothing added to them."""
-    # verbose=False: a document longer than the context is cut into windows here, so the warning would be false.
+    """The token ids of a text, without additions."""
+    # verbose=False: a document longer than the context is cut into windows, so a warning would be wrong.
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 
@@ -377,17 +388,17 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def require_rows(
     tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], rows: int | None, place: Place, text: str
 ) -> None:
-    """Refuse tokens that the model has no row for: ones that were added to the tokenizer, and not to the model.
+    """Refuse tokens that the model has no row for: they were added to the tokenizer but not to the model.
 
     Args:
-        tokenizer: made the ids.
-        ids: of the text, or of a part of it.
-        rows: tokens that the model has a row for; None where that is not known.
-        place: of the text.
-        text: all of it.
+        tokenizer: the tokenizer that made the ids.
+        ids: the ids of the text, or of a part.
+        rows: the number of tokens that the model has a row for; None if it is unknown.
+        place: the place of the text.
+        text: the whole text.
 
     Raises:
-        InputError: one is beyond the rows.
+        InputError: an id is beyond the rows.
     """
     if rows is None or max(ids, default=0) < rows:
         return

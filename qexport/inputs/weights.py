@@ -1,7 +1,7 @@
-"""Weight files, checked for form and finite values before a library reads them.
+"""Checks the form of weight files, and that their values are finite, before a library reads them.
 
-The safetensors layout (https://github.com/huggingface/safetensors#format): 8 bytes little-endian length of the header, the
-header as JSON (tensor name -> ``dtype``, ``shape``, ``data_offsets`` into what follows), then the tensors without gaps.
+The safetensors layout (https://github.com/huggingface/safetensors#format): 8 bytes little-endian length of the header,
+the header as JSON (tensor name -> ``dtype``, ``shape``, ``data_offsets`` into the data), then the tensors without gaps.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from qexport import progress
-from qexport.errors import InputError
+from qexport.core import InputError, progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 24
 MAX_HEADER_BYTES = 100_000_000
-"""The limit that the safetensors library itself sets."""
+"""The safetensors library's own limit."""
 
 _ITEM_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
@@ -35,12 +34,12 @@ _ITEM_BYTES = {
     **dict.fromkeys(("I64", "U64", "F64", "C64"), 8),
 }
 _EXPONENT = {"F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F32": ("<u4", 0x7F800000), "F64": ("<u8", 0x7FF0 << 48)}
-"""Unsigned view and exponent bits of each floating type: NaN and the infinities have all of them set."""
+"""Unsigned view and exponent bits of each floating type: in NaN and infinity all of these bits are set."""
 
 _BUFFER = re.compile(
     r"(.*\.)?((attn|attention)\.(bias|masked_bias)|position_ids|num_batches_tracked|rotary_emb\.inv_freq)"
 )
-"""Constants that old checkpoints store beside the weights (causal masks, positions); transformers ignores them."""
+"""Constants that old checkpoints store with the weights (causal masks, positions); transformers ignores them."""
 
 _WAY_OUT = "download or save the model again"
 
@@ -51,7 +50,7 @@ class _Hash(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TensorEntry:
-    """One tensor of a safetensors header; ``begin`` and ``end`` are byte offsets behind the header."""
+    """One tensor of a safetensors header; ``begin`` and ``end`` are byte offsets from the end of the header."""
 
     name: str
     dtype: str
@@ -67,7 +66,7 @@ def read_header(path: Path) -> tuple[int, tuple[TensorEntry, ...]]:
         The offset of the first tensor's bytes, and the tensors in the order of their bytes.
 
     Raises:
-        InputError: no safetensors file, truncated, or with tensors that are no plain floating-point weights.
+        InputError: the file is not safetensors, is truncated, or has tensors that are not plain floating-point weights.
     """
     size = path.stat().st_size
     with path.open("rb") as handle:
@@ -116,10 +115,10 @@ def _check_entries(path: Path, entries: Sequence[TensorEntry], *, data_bytes: in
 
 
 def check_shards(index_path: Path) -> tuple[Path, ...]:
-    """The weight files that an index names, after checking that they hold the tensors it promises.
+    """Check that the weight files of an index hold the tensors that it names, and return the files.
 
     Raises:
-        InputError: an index that cannot be read, a shard that is missing, or a shard without a tensor of the index.
+        InputError: the index cannot be read, a shard is missing, or a shard lacks a tensor of the index.
     """
     try:
         index = json.loads(index_path.read_text(encoding="utf-8"))
@@ -160,14 +159,14 @@ def check_shards(index_path: Path) -> tuple[Path, ...]:
 
 
 def stored_shapes(files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor in weight files that were checked, by its name."""
+    """The shape of each tensor in checked weight files, by name."""
     if any(file.suffix != ".safetensors" for file in files):
         return {name: tuple(tensor.shape) for file in files for name, tensor in _unpickled(file, device="meta").items()}
     return {entry.name: entry.shape for file in files for entry in read_header(file)[1]}
 
 
 def is_same_tensor(files: Sequence[Path], first: str, second: str) -> bool:
-    """Say whether two tensors of weight files hold the same numbers."""
+    """True if two tensors of weight files hold the same numbers."""
     import torch
 
     one, other = (_stored(files, name) for name in (first, second))
@@ -184,22 +183,22 @@ def _stored(files: Sequence[Path], name: str) -> torch.Tensor:
                 return found
             continue
         with safe_open(file, framework="pt") as opened:
-            if name in opened.keys():  # noqa: SIM118 (it is no mapping)
+            if name in opened.keys():  # noqa: SIM118 (it is not a mapping)
                 tensor: torch.Tensor = opened.get_tensor(name)
                 return tensor
     raise KeyError(name)
 
 
 def is_buffer(name: str) -> bool:
-    """Say whether a tensor of a checkpoint is a constant that transformers makes anew, and no weight."""
+    """True if a tensor of a checkpoint is a constant that transformers recomputes, not a weight."""
     return _BUFFER.fullmatch(name) is not None
 
 
 def digest_weights(files: Sequence[Path]) -> str:
-    """SHA-256 over names and bytes of the weight files, read once, in blocks, and checked on the way.
+    """SHA-256 over names and bytes of the weight files. The files are read once, in blocks, and checked meanwhile.
 
     Raises:
-        InputError: a file that is malformed, or a weight that is NaN or infinite.
+        InputError: a file is malformed, or a weight is NaN or infinite.
     """
     digest = hashlib.sha256()
     with progress.task("checking weights", total=len(files)) as advance:

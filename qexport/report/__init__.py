@@ -1,9 +1,5 @@
-"""From records to what people read: a table on the terminal, report.md, report.html and charts; of one run, or of several together."""
+"""Records become figures, a table, and pages for the terminal, Markdown and HTML."""
 
-from __future__ import annotations
+import lazy_loader
 
-from qexport.report.folder import check_report_folder, write_report
-from qexport.report.merge import merge
-from qexport.report.table import Table, build_table
-
-__all__ = ["Table", "build_table", "check_report_folder", "merge", "write_report"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

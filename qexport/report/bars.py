@@ -1,4 +1,4 @@
-"""Bar charts: a panel for each metric of a group, rows down."""
+"""Bar charts: a panel for each metric of a group, with the rows from top to bottom."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from qexport.catalogue import Group
-from qexport.report import words
+from qexport.core import Group, Interval
+from qexport.report import numbers, words
 from qexport.report.figures import Accuracy, Answer, Estimate, Figure, Latency, Repeated, Size, plain, plain_ratio
 from qexport.report.palette import NARROW, Spec, gutter_width, hues, row_axis, row_datum, tooltip, wrapped
 from qexport.report.table import Column, Row, Table
-from qexport.stats import Interval
 
 _FIGURES = 62
-"""Pixels right of a bar for its figure."""
+"""Pixels to the right of a bar for its figure."""
 _LEAST = 178
-"""Pixels the narrowest panel takes, figures included."""
+"""Pixels of the narrowest panel, with its figures."""
 _MOST_ABREAST = 4
 
 
 def bars(table: Table, width: int, *, group: Group) -> Spec | None:
-    """Each metric of a group in a panel and on a scale of its own, because they are never to be added or compared."""
+    """Each metric of a group in its own panel, on its own scale, since metrics must not be added or compared."""
     columns = [column for column in table.columns if column.group == group and _drawable(table, column)]
     if not columns:
         return None
@@ -55,7 +54,7 @@ def _values(table: Table, rows: Sequence[Row], column: Column) -> list[dict[str,
 
 
 def _datum(row: Row, column: Column) -> dict[str, Any]:
-    """What is drawn of a row, in shown units: ``value``, and where there are such ``low``, ``high``, ``tail``, ``published``."""
+    """The drawn data of a row, in shown units: ``value``, and if present ``low``, ``high``, ``tail``, ``published``."""
     cell = row.cells[column.metric]
     value = _finite(cell.figure)
     if value is None:
@@ -65,23 +64,26 @@ def _datum(row: Row, column: Column) -> dict[str, Any]:
     match cell.figure:
         case Latency(p95=p95):
             drawn["tail"] = p95 / column.per_unit
-            spread = f"p95 {words.significant(drawn['tail'])}"
+            spread = f"p95 {numbers.significant(drawn['tail'])}"
         case Repeated(low=low, high=high) | Estimate(interval=Interval(low=low, high=high)):
             drawn |= {"low": low / column.per_unit, "high": high / column.per_unit}
-            spread = f"{words.significant(drawn['low'])} to {words.significant(drawn['high'])}"
+            spread = f"{numbers.significant(drawn['low'])} to {numbers.significant(drawn['high'])}"
         case Accuracy(interval=Interval(low=low, high=high)):
             drawn |= {"low": low, "high": high}
-            spread = f"{words.accuracy(low)} to {words.accuracy(high)}"
+            spread = f"{numbers.accuracy(low)} to {numbers.accuracy(high)}"
         case _:
             spread = ""
     drawn["told"] = ""
     if cell.published is not None and not row.stand_in:
-        drawn |= {"published": cell.published.value / column.per_unit, "told": words.published(cell.published, column)}
+        drawn |= {
+            "published": cell.published.value / column.per_unit,
+            "told": numbers.published(cell.published, column),
+        }
     ratio = plain_ratio(cell.figure)
     drawn["text"] = _figure(cell.figure, drawn["value"])
     drawn["size"] = f"{drawn['text']} {column.unit}".strip()
     drawn["spread"] = "; ".join(part for part in (spread, words.unstable_note(cell.figure)) if part)
-    drawn["against"] = "" if ratio is None else f"{words.ratio_value(ratio, words.ratio_digits(column))}×"
+    drawn["against"] = "" if ratio is None else f"{numbers.ratio_value(ratio, numbers.ratio_digits(column))}×"
     return drawn
 
 
@@ -90,11 +92,11 @@ def _figure(figure: Figure, value: float) -> str:
         case Answer(right=right, rounds=rounds):
             return f"{right} of {rounds}"
         case Accuracy():
-            return words.accuracy(value)
+            return numbers.accuracy(value)
         case Size() | Latency() | Repeated() | Estimate():
-            return words.significant(value)
+            return numbers.significant(value)
         case _:
-            return words.exactly(value)
+            return numbers.exactly(value)
 
 
 def _panel(column: Column, labels: Sequence[str], inner: int, *, names: bool, published: bool) -> Spec:
@@ -119,7 +121,7 @@ def _panel(column: Column, labels: Sequence[str], inner: int, *, names: bool, pu
                 "mark": {"type": "rule", "color": colour, "strokeWidth": breadth},
                 "encoding": {"x": x | {"field": "low"}, "x2": {"field": "high"}, "tooltip": told},
             }
-            for colour, breadth in (("@surface", 4), ("@ink", 1.5))  # seen on a bar of any hue
+            for colour, breadth in (("@surface", 4), ("@ink", 1.5))  # visible on a bar of any hue
         ]
     if column.form == "latency":
         layers.append(

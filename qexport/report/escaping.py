@@ -1,10 +1,10 @@
-"""Names and reasons inside Markdown: nothing in them is markup, is a link, or calls anybody."""
+"""Escapes names and reasons for Markdown, so that they hold no markup and no link, and mention nobody."""
 
 from __future__ import annotations
 
 import re
 
-from qexport.inputs.shown import shown
+from qexport.core import shown
 
 _SPECIAL = re.compile(
     r"(?P<live>"
@@ -14,13 +14,13 @@ _SPECIAL = re.compile(
     r"|[\\`*_\[\]<>|#&~$]",
     re.IGNORECASE,
 )
-"""Markup, and the beginnings of what GitHub and GitLab bring to life in the page that is made, where no escape is left."""
+"""Markup, and the starts of text that GitHub and GitLab turn into links in the page, after escapes are gone."""
 _APART = "&#8203;"
-"""A space without width, which stands between such a beginning and the rest."""
+"""A zero-width space, which separates such first characters from the rest."""
 
 
 def escaped(text: str) -> str:
-    r"""Text in which Markdown and HTML see no markup, and services that show it no link and no name, on one line.
+    r"""One line of text without markup for Markdown and HTML, and without links and mentions for GitHub and GitLab.
 
     >>> escaped("@me on www.host, #1 of a_b")
     '@&#8203;me on www&#8203;.host, \\#&#8203;1 of a\\_b'
@@ -37,4 +37,4 @@ def _harmless(found: re.Match[str]) -> str:
 
 
 _PLAIN = frozenset("@!%^:")
-"""No markup of themselves."""
+"""Characters that are not markup themselves."""

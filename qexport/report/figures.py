@@ -1,4 +1,4 @@
-"""What is made of the raw samples of one record: a kind of figure for each form of metric."""
+"""Figures from the raw samples of one record: a kind of figure for each form of metric."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport import stats
-from qexport.catalogue import CATALOGUE, Form
-from qexport.errors import InputError, NotComparable
-from qexport.record import OTHERS, Measurement
-from qexport.stats import Interval, McNemar
+from qexport.core import CATALOGUE, OTHERS, Form, InputError, Interval, McNemar, Measurement, NotComparable, stats
 
 UNSTABLE = 0.10
-"""A figure is unstable where the rounds that it is taken from lie further apart than this part of their median."""
+"""A figure is unstable if the spread of its rounds is more than this part of their median."""
 BUSY = 0.05
-"""The machine was busy where other processes took more than this part of its processors while figures were timed."""
+"""The machine was busy if other processes used more than this part of its processors during a timing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +28,10 @@ class Size:
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Percentiles over the samples of the quickest rounds, in seconds, and the ratio of samples of the same place.
+    """Percentiles over the samples of the quickest rounds, in seconds, and the ratio of samples at the same place.
 
-    Of few rounds all count, and the ratio is paired round by round; of six or more the quickest time of each place does.
+    With few rounds all count, and the ratio is paired round by round. With six or more, the quickest time of each place
+    counts.
     """
 
     p50: float
@@ -43,14 +40,14 @@ class Latency:
     """``(seconds, tokens, round)`` as recorded."""
     ratio: Interval | None
     spread: float
-    """The range of the medians of the rounds that count, as a part of their median."""
+    """The range of the medians of the counted rounds, as a part of their median."""
     busy: bool = False
-    """Other processes took their part of the machine meanwhile."""
+    """True if other processes used the machine during the timing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repeated:
-    """Seconds or a rate, once a round: median and range of the quickest rounds; the ratio's round by round."""
+    """Seconds or a rate, once for each round: median and range of the quickest rounds; the ratio is per round."""
 
     value: float
     low: float
@@ -63,14 +60,14 @@ class Repeated:
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """A number once a round: the median over rounds."""
+    """A number, once for each round: the median over rounds."""
 
     value: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """In how many rounds the answer was right, and the words of the question."""
+    """The number of rounds with a right answer, and the words of the question."""
 
     right: int
     rounds: int
@@ -91,35 +88,35 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """The part of a task's questions answered rightly with its 95 % bootstrap interval, and what changed against the baseline."""
+    """The share of a task's questions answered rightly, a 95 % bootstrap interval, and the changes from the baseline."""
 
     interval: Interval
     questions: int
     ratio: Interval | None
-    """Paired, over the same questions; None also where the baseline has none right."""
+    """The ratio, paired over the same questions; None also if the baseline has no right answers."""
     mcnemar: McNemar | None
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """The metric was asked for and could not be had."""
+    """The metric was requested and could not be measured."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class NotMeasured:
-    """No record at all."""
+    """The metric has no record."""
 
 
 Figure = Size | Latency | Repeated | Count | Answer | Estimate | Accuracy | Skipped | NotMeasured
 
 
 def derive(record: Measurement | None, reference: Measurement | None) -> Figure:
-    """The figure of a record, with its ratio to that of the baseline where there is one.
+    """The figure of a record, with its ratio to the baseline if there is a baseline.
 
     Raises:
-        InputError: the samples have not the columns of the metric's form.
+        InputError: the samples lack the columns of the metric's form.
         NotComparable: record and reference were not measured on the same sequences.
     """
     if record is None:
@@ -130,7 +127,7 @@ def derive(record: Measurement | None, reference: Measurement | None) -> Figure:
 
 
 def plain(figure: Figure) -> float | None:
-    """The one number that bars show and columns are sorted by, in the record's unit; it may be infinite or NaN."""
+    """The number that bars show and columns are sorted by, in the record's unit; it may be infinite or NaN."""
     match figure:
         case Size(value=value) | Repeated(value=value) | Count(value=value) | Latency(p50=value):
             return value
@@ -143,7 +140,7 @@ def plain(figure: Figure) -> float | None:
 
 
 def plain_ratio(figure: Figure) -> float | None:
-    """The ratio to the baseline without its interval."""
+    """The ratio to the baseline, without its interval."""
     match figure:
         case Size(ratio=ratio):
             return ratio
@@ -156,12 +153,12 @@ def plain_ratio(figure: Figure) -> float | None:
 
 
 def wide(figure: Figure) -> bool:
-    """True if a figure's rounds lie too far apart to be trusted."""
+    """True if a figure's rounds are too far apart to be trusted."""
     return isinstance(figure, Latency | Repeated) and figure.spread > UNSTABLE
 
 
 def unstable(figure: Figure) -> bool:
-    """True if a figure's rounds lie too far apart, and no other process is to blame."""
+    """True if a figure's rounds are too far apart, and other processes are not the cause."""
     return isinstance(figure, Latency | Repeated) and wide(figure) and not figure.busy
 
 
@@ -176,7 +173,7 @@ def _latency(record: Measurement, reference: Measurement | None) -> Latency:
     ratio = None
     if reference is not None:
         ours, theirs = _by_place(record), _by_place(reference)
-        common = [key for key in theirs if key in ours]  # a slow row takes part in some of the rounds only
+        common = [key for key in theirs if key in ours]  # a slow row takes part in only some rounds
         if not common or _lengths(ours) != _lengths(theirs):
             raise _unlike_sequences(record, reference)
         ratio = stats.median_ratio(*(_places({key: one[key][0] for key in common}) for one in (ours, theirs)))
@@ -197,7 +194,7 @@ def _latency(record: Measurement, reference: Measurement | None) -> Latency:
 
 
 def _places(times: Mapping[tuple[float, int], float]) -> list[float]:
-    """The times of few rounds, or else the quickest of each position, by ``(round, position)``."""
+    """The times of few rounds, otherwise the quickest time of each position, from times by ``(round, position)``."""
     if len({number for number, _ in times}) < stats.FEW_ROUNDS:
         return list(times.values())
     least: dict[int, float] = {}
@@ -207,7 +204,7 @@ def _places(times: Mapping[tuple[float, int], float]) -> list[float]:
 
 
 def _by_place(record: Measurement) -> dict[tuple[float, int], tuple[float, float]]:
-    """``(round, position within it) -> (seconds, tokens)``."""
+    """The samples as ``(round, position within it) -> (seconds, tokens)``."""
     seen: Counter[float] = Counter()
     keyed = {}
     columns = (_column(record, name) for name in (record.metric, "tokens", "round"))

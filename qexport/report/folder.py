@@ -1,14 +1,20 @@
-"""The report's folder, which appears whole or not at all."""
+"""Writes the report's folder completely or not at all."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from qexport import progress
-from qexport.artifact import check_replaceable, whole_folder
-from qexport.inputs.shown import require_utf8, shown
-from qexport.record import RECORDS_NAME, Measurement, write_records
+from qexport.core import (
+    RECORDS_NAME,
+    Measurement,
+    check_replaceable,
+    progress,
+    require_utf8,
+    shown,
+    whole_folder,
+    write_records,
+)
 from qexport.report import charts, html, markdown
 from qexport.report.table import build_table
 
@@ -17,7 +23,7 @@ def check_report_folder(folder: Path, *, overwrite: bool) -> None:
     """Refuse a folder that must not be replaced; called before long work starts.
 
     Raises:
-        InputError: the folder exists and ``overwrite`` is not set, it is something else than a report, or its path is
+        InputError: the folder exists and ``overwrite`` is not set, it is not a report, or its path is
             not UTF-8.
     """
     require_utf8(folder)
@@ -35,18 +41,18 @@ def write_report(
 ) -> None:
     """Write ``report.md``, ``report.html``, the charts as PNG and SVG, and ``records.jsonl``.
 
-    Everything is written to a hidden folder beside ``folder``, which one rename puts in place at the end.
+    Everything is written to a hidden folder next to ``folder``; at the end one rename puts it in place.
 
     Args:
-        records: the measurements of one compare run, or of several (:func:`qexport.report.merge.merge`).
+        records: the measurements of one compare run, or of several (:func:`qexport.report.merge.merge_runs`).
         folder: the report's folder.
-        title: of the report.
-        overwrite: replace the report that is there.
-        artifacts: a folder on the same disk that becomes ``artifacts`` of the report's, in the same step.
+        title: the title of the report.
+        overwrite: if True, replace an existing report.
+        artifacts: a folder on the same disk; the same rename makes it the report's folder ``artifacts``.
 
     Raises:
-        InputError: see :func:`check_report_folder`, or there are no records.
-        NotComparable: records under unlike conditions, see :func:`qexport.report.table.build_table`.
+        InputError: see :func:`check_report_folder`, or the records are empty.
+        NotComparable: the records have different conditions, see :func:`qexport.report.table.build_table`.
     """
     title = shown(title)
     table = build_table(records)

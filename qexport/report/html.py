@@ -1,6 +1,6 @@
-"""The report as one self-contained page: table, charts to explore, definitions; it asks nothing of any network.
+"""The report as one self-contained page: table, charts to explore, definitions. The page makes no network request.
 
-A content security policy in the page forbids every request, so that self-containment is enforced and not only intended.
+A content security policy in the page forbids every request, so that the browser enforces this.
 Vega's expressions are interpreted (``ast``), which needs no ``eval``.
 """
 
@@ -14,7 +14,8 @@ from dataclasses import asdict
 from html import escape
 from importlib import resources
 
-from qexport.report import words
+from qexport.core import Interval, McNemar
+from qexport.report import facts, numbers, words
 from qexport.report.charts import VEGA_LITE, Chart
 from qexport.report.figures import (
     Accuracy,
@@ -30,20 +31,19 @@ from qexport.report.figures import (
 )
 from qexport.report.palette import DARK, LIGHT, complete, hues
 from qexport.report.table import Cell, Column, Row, Table, gaps
-from qexport.stats import Interval, McNemar
 
 LAYOUT_WIDTHS = (330, 660, 1100)
-"""Widths, in pixels, that charts are laid out for; the page takes the widest that fits."""
+"""The widths in pixels that charts are laid out for; the page takes the widest that fits."""
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 
 
 def page(table: Table, *, title: str, charts: Sequence[Chart]) -> str:
-    """The whole of ``report.html``.
+    """The text of ``report.html``.
 
     Args:
         table: see :func:`qexport.report.table.build_table`.
-        title: of the report.
-        charts: those to show.
+        title: the title of the report.
+        charts: the charts to show.
     """
     body = "\n".join(
         (
@@ -80,11 +80,11 @@ def _section(name: str, heading: str, content: str) -> str:
 
 
 def _further(table: Table) -> Iterable[tuple[str, str, Sequence[tuple[str, str]]]]:
-    """What is read after figures and charts: name, heading and pairs of each section."""
-    yield "answers", "Answers", words.answers(table)
-    yield "said", "Warnings given in sessions", words.said(table)
-    yield "conditions", "Conditions", words.conditions(table)
-    yield "settings", "How each row was made", words.settings(table)
+    """The sections after figures and charts: name, heading and pairs of each."""
+    yield "answers", "Answers", facts.answers(table)
+    yield "said", "Warnings given in sessions", facts.said(table)
+    yield "conditions", "Conditions", facts.conditions(table)
+    yield "settings", "How each row was made", facts.settings(table)
     yield "definitions", "How the figures are defined", words.definitions(table)
 
 
@@ -96,18 +96,18 @@ def _header(table: Table, title: str) -> str:
         for highlight in words.highlights(table)
     )
     answers = f'\n<ul class="highlights">{tiles}</ul>' if tiles else ""
-    notices = "".join(f'<p class="notice">{escape(line)}</p>\n' for line in words.stand_ins(table))
-    machine = "" if len(table.runs) > 1 else f'\n<p class="machine">{escape(words.machine(table))}</p>'
+    notices = "".join(f'<p class="notice">{escape(line)}</p>\n' for line in facts.stand_ins(table))
+    machine = "" if len(table.runs) > 1 else f'\n<p class="machine">{escape(facts.machine(table))}</p>'
     return (
         f"<header>\n<h1>{escape(title)}</h1>\n{notices}"
-        f'<p class="lead">{escape(words.coverage(table))}</p>{machine}{answers}\n</header>'
+        f'<p class="lead">{escape(facts.coverage(table))}</p>{machine}{answers}\n</header>'
     )
 
 
 def _runs(table: Table) -> Iterable[str]:
     if len(table.runs) > 1:
-        differences = f'\n<p class="machine">{escape(words.differences(table))}</p>'
-        yield _section("runs", "Runs", _pairs(words.runs(table)) + differences)
+        differences = f'\n<p class="machine">{escape(facts.differences(table))}</p>'
+        yield _section("runs", "Runs", _pairs(facts.runs(table)) + differences)
 
 
 def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
@@ -120,7 +120,7 @@ def _below(table: Table) -> str:
 
 
 def _task_notes(table: Table) -> str:
-    lines = words.task_notes(table)
+    lines = facts.task_notes(table)
     if not lines:
         return ""
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
@@ -140,12 +140,12 @@ def _missing(table: Table) -> str:
     missing = gaps(table)
     if not missing:
         return ""
-    items = "".join(f"<li>{escape(words.gap_sentence(gap, table))}</li>" for gap in missing)
+    items = "".join(f"<li>{escape(facts.gap_sentence(gap, table))}</li>" for gap in missing)
     return f'\n<h3>Not measured</h3>\n<ul class="missing">{items}</ul>'
 
 
 def _filter(table: Table) -> str:
-    """Controls that a script brings to life; without one they stay hidden and all rows are shown."""
+    """Controls that a script shows; without the script they stay hidden and all rows are visible."""
     kinds = (("whole", "whole model"), ("part", "part of it"))
     groups = (
         ("family", [(family, family) for family in dict.fromkeys(row.family for row in table.rows)]),
@@ -199,11 +199,11 @@ def _grid(table: Table, columns: Sequence[Column], label: str) -> str:
 
 
 _FALLING = ' data-first="descending"'
-"""Marks columns of which more is better: the first click puts the largest on top."""
+"""Marks columns with "more is better": the first click sorts the largest to the top."""
 
 
 class _Extent:
-    """What the graphics inside the cells of one column have in common: bars from 0, whiskers around 1."""
+    """The common scale of the graphics in one column's cells: bars from 0, whiskers around 1."""
 
     def __init__(self, table: Table, column: Column) -> None:
         figures = [row.figure(column.metric) for row in table.rows]
@@ -216,7 +216,7 @@ class _Extent:
         self.low, self.high = low - pad, high + pad
 
     def part(self, ratio: float) -> str:
-        """Where a ratio lies between the ends, in percent."""
+        """The position of a ratio between the ends, in percent."""
         return f"{(ratio - self.low) / (self.high - self.low) * 100:.2f}%"
 
 
@@ -237,7 +237,7 @@ def _row(number: int, row: Row, columns: Sequence[Column], extents: dict[str, _E
 def _cell(column: Column, cell: Cell, extent: _Extent) -> str:
     beside = ""
     if cell.published is not None:
-        text = f"published {words.published(cell.published, column)}"
+        text = f"published {numbers.published(cell.published, column)}"
         beside = f'<span class="published" title="{escape(cell.published.source)}">{escape(text)}</span>'
     unstable = words.unstable_note(cell.figure)
     if unstable:
@@ -251,29 +251,29 @@ def _content(column: Column, cell: Cell, extent: _Extent) -> str:
     content = f'<span class="absent">{words.NOT_MEASURED}</span>'
     match cell.figure:
         case Size(value=value, ratio=ratio):
-            text = "" if ratio is None else f"{words.ratio_value(ratio, words.ratio_digits(column))}×"
-            content = _value(words.significant(value / column.per_unit)) + _bar(value, extent) + _note(text)
+            text = "" if ratio is None else f"{numbers.ratio_value(ratio, numbers.ratio_digits(column))}×"
+            content = _value(numbers.significant(value / column.per_unit)) + _bar(value, extent) + _note(text)
         case Latency(p50=p50, p95=p95, ratio=ratio):
-            tail = f"p95 {words.significant(p95 / column.per_unit)}"
+            tail = f"p95 {numbers.significant(p95 / column.per_unit)}"
             content = (
-                _value(words.significant(p50 / column.per_unit), tail) + _bar(p50, extent) + _against(ratio, column)
+                _value(numbers.significant(p50 / column.per_unit), tail) + _bar(p50, extent) + _against(ratio, column)
             )
         case Repeated(value=value, low=low, high=high, rounds=rounds, ratio=ratio):
-            spread = " to ".join(words.significant(part / column.per_unit) for part in (low, high))
-            shown = _value(words.significant(value / column.per_unit), spread if rounds > 1 else "")
+            spread = " to ".join(numbers.significant(part / column.per_unit) for part in (low, high))
+            shown = _value(numbers.significant(value / column.per_unit), spread if rounds > 1 else "")
             content = shown + _bar(value, extent) + _against(ratio, column)
         case Count(value=value):
-            content = _value(words.exactly(value)) + _bar(value, extent)
+            content = _value(numbers.exactly(value)) + _bar(value, extent)
         case Answer() as answer:
-            content = f'<span class="value" title="{escape(answer.response)}">{words.rightly(answer)}</span>'
+            content = f'<span class="value" title="{escape(answer.response)}">{facts.rightly(answer)}</span>'
         case Estimate(interval=interval, ratio=ratio):
-            spread = f"{words.significant(interval.low)} to {words.significant(interval.high)}"
+            spread = f"{numbers.significant(interval.low)} to {numbers.significant(interval.high)}"
             drawn = _whisker(ratio, extent) if ratio is not None else ""
-            content = _value(words.significant(interval.value), spread) + drawn + _against(ratio, column)
+            content = _value(numbers.significant(interval.value), spread) + drawn + _against(ratio, column)
         case Accuracy(interval=interval, ratio=ratio, mcnemar=mcnemar):
-            spread = f"{words.accuracy(interval.low)} to {words.accuracy(interval.high)}"
+            spread = f"{numbers.accuracy(interval.low)} to {numbers.accuracy(interval.high)}"
             drawn = _whisker(ratio, extent) if ratio is not None else ""
-            shown = _value(words.accuracy(interval.value), spread)
+            shown = _value(numbers.accuracy(interval.value), spread)
             content = shown + drawn + _against(ratio, column) + _test(mcnemar)
         case Skipped(reason=reason):
             content = f'<span class="absent" title="{escape(reason)}">{words.SKIPPED}</span>'
@@ -283,7 +283,7 @@ def _content(column: Column, cell: Cell, extent: _Extent) -> str:
 
 
 def _against(ratio: Interval | None, column: Column) -> str:
-    return "" if ratio is None else _note(words.ratio_with_interval(ratio, column)) + _verdict(ratio)
+    return "" if ratio is None else _note(numbers.ratio_with_interval(ratio, column)) + _verdict(ratio)
 
 
 def _value(text: str, spread: str = "") -> str:
@@ -296,11 +296,11 @@ def _note(text: str) -> str:
 
 
 def _verdict(ratio: Interval) -> str:
-    return '<span class="note">no measurable difference</span>' if words.no_difference(ratio) else ""
+    return '<span class="note">no measurable difference</span>' if numbers.no_difference(ratio) else ""
 
 
 def _test(mcnemar: McNemar | None) -> str:
-    return "" if mcnemar is None else _note(escape(words.changed(mcnemar)))
+    return "" if mcnemar is None else _note(escape(numbers.changed(mcnemar)))
 
 
 def _bar(value: float, extent: _Extent) -> str:
@@ -329,14 +329,14 @@ def _figure(chart: Chart) -> str:
 
 
 def _scripts(table: Table, charts: Sequence[Chart]) -> str:
-    """Specs and themes as data, one copy of Vega for all charts, and the few lines that draw, sort and filter."""
+    """Specs and themes as data, one copy of Vega for all charts, and a short script that draws, sorts and filters."""
     layouts: dict[str, list[dict[str, object]]] = {}
     datasets: dict[str, object] = {}
     for chart in charts:
         for width in LAYOUT_WIDTHS:
             spec = chart.spec(table, width)
             if spec is not None:
-                datasets |= {chart.name: spec.pop("datasets", {})}  # the same at every width, so kept once
+                datasets |= {chart.name: spec.pop("datasets", {})}  # equal at every width, so kept once
                 layouts.setdefault(chart.name, []).append({"width": width, "spec": complete(spec, width)})
     themes = {"light": asdict(LIGHT), "dark": asdict(DARK)}
     parts = {"layouts": layouts, "datasets": datasets, "themes": themes}

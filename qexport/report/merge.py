@@ -1,25 +1,23 @@
-"""Records of several reports as one list, each run once."""
+"""Merges the records of several reports into one list that has each run once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from qexport.errors import InputError
-from qexport.inputs.shown import shown
-from qexport.record import RECORDS_NAME, Measurement, read_records
+from qexport.core import RECORDS_NAME, InputError, Measurement, read_records, shown
 
 
-def merge(sources: Sequence[Path]) -> list[Measurement]:
-    """Read the records of reports and files of records, in the order given.
+def merge_runs(sources: Sequence[Path]) -> list[Measurement]:
+    """Read the records of reports and files of records, in the given order.
 
-    Records from before runs had names get that of their folder or file.
+    Records without a run name, from old versions, get the name of their folder or file.
 
     Args:
         sources: folders of reports, or ``.jsonl`` files.
 
     Raises:
-        InputError: a source has no records or cannot be read, or something is there twice.
+        InputError: a source has no records or cannot be read, or a record occurs twice.
     """
     if not sources:
         raise InputError("report: no runs were named; give the folder of a report, or several")
@@ -58,7 +56,7 @@ def _file(source: Path) -> Path:
 
 
 def _named(path: Path, source: Path, names: set[str]) -> list[Measurement]:
-    """Records of a file; those without a run get the name of its folder or its own, or its path where that is taken."""
+    """The records of a file; those without a run get the folder's or file's name, or the path if the name is taken."""
     resolved = path.resolve()
     name = resolved.parent.name if resolved.name == RECORDS_NAME else resolved.stem
     run = shown(str(source) if name in names else name)

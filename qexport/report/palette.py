@@ -1,9 +1,8 @@
-"""What all charts share: neutral colours by theme, hues by recipe, axes, tooltips, type sizes.
+"""The common style of all charts: neutral colours by theme, hues by recipe, axes, tooltips, type sizes.
 
-Colours that depend on the background are written as placeholders (``@ink``) and filled in from a
-:class:`Theme`, in the browser for the page.
-Hues are those of Okabe and Ito (2008), told apart with any colour vision; selections of part of the model are hollow,
-runs have shapes, and every mark stands beside its row's name or carries it.
+Colours that depend on the background are placeholders (``@ink``). A :class:`Theme` fills them in; in the page the
+browser does this. Hues are those of Okabe and Ito (2008), distinguishable with any colour vision. Selections of part
+of the model are hollow, runs have shapes, and every mark carries its row's name or stands next to it.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
+from qexport.quantization import RECIPES, Colour
 from qexport.report.table import Row, Table
 
 Item = TypeVar("Item")
@@ -20,7 +20,7 @@ Spec = dict[str, Any]
 """A Vega-Lite specification, or a part of one."""
 
 NARROW = 500
-"""Charts up to this width, in pixels, are laid out for a telephone."""
+"""The greatest width in pixels of the layout for a telephone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,53 +42,43 @@ LIGHT = Theme(blue=BLUE, ink="#1d2126", muted="#646b75", grid="#e6e8eb", surface
 DARK = Theme(blue=SKY, ink="#e8eaed", muted="#9aa1ab", grid="#2c3138", surface="#15181c")
 PICTURE = replace(LIGHT, font="Helvetica, Arial, sans-serif")
 
-HUES: Mapping[str, str] = {
-    "fp32": "@muted",
-    "fp16": "@muted",
-    "bf16": "@muted",
-    "torch-fp32": "@ink",
-    "torch-fp16": "@ink",
-    "int8-static": "@blue",
-    "int8-dynamic": GREEN,
-    "fp8": SKY,
-    "w8a16-rtn": ORANGE,
-    "w8a16-gptq": ORANGE,
-    "w4a16-rtn": PURPLE,
-    "w4a16-hqq": PURPLE,
-    "w4a16-gptq": PURPLE,
-    "w4a16-awq": PURPLE,
-    "nf4": BROWN,
-    "fp4": BROWN,
-    "bnb-int8": VERMILLION,
-    "bnb-fp4": VERMILLION,
-    "bnb-nf4": VERMILLION,
+HUES: Mapping[Colour, str] = {
+    "muted": "@muted",
+    "ink": "@ink",
+    "blue": "@blue",
+    "green": GREEN,
+    "sky": SKY,
+    "orange": ORANGE,
+    "purple": PURPLE,
+    "brown": BROWN,
+    "vermillion": VERMILLION,
 }
 FURTHER_HUES = (ORANGE, PURPLE)
 SHAPES = ("circle", "square", "triangle-up", "cross", "triangle-down", "diamond")
-"""The marks of runs, in their order."""
+"""The marks of runs, in order."""
 
 
 def hues(rows: Sequence[Row]) -> dict[str, str]:
     """The colour of each row, by its recipe."""
-    unknown = dict.fromkeys(row.recipe for row in rows if row.recipe not in HUES)
+    unknown = dict.fromkeys(row.recipe for row in rows if row.recipe not in RECIPES)
     further = {recipe: FURTHER_HUES[index % len(FURTHER_HUES)] for index, recipe in enumerate(unknown)}
-    return {row.label: HUES.get(row.recipe) or further[row.recipe] for row in rows}
+    return {row.label: further.get(row.recipe) or HUES[RECIPES[row.recipe].colour] for row in rows}
 
 
 def row_datum(row: Row) -> dict[str, Any]:
-    """A row's name, whether its marks are filled, and the mark of its run, for use as data."""
+    """A row's data: its name, the fill of its marks, and the mark of its run."""
     return {"row": row.label, "whole": row.whole, "run": row.run}
 
 
 def hue_scale(table: Table) -> Spec:
-    """The colour channel: rows to their hues."""
+    """The colour channel: maps rows to their hues."""
     colours = hues(table.rows)
     scale = {"domain": list(colours), "range": list(colours.values())}
     return {"field": "row", "type": "nominal", "legend": None, "scale": scale}
 
 
 def shape_scale(table: Table) -> Spec:
-    """The shape channel: runs to their marks."""
+    """The shape channel: maps runs to their marks."""
     scale = {
         "domain": [run.mark for run in table.runs],
         "range": [SHAPES[i % len(SHAPES)] for i in range(len(table.runs))],
@@ -97,13 +87,13 @@ def shape_scale(table: Table) -> Spec:
 
 
 def row_axis(labels: Sequence[str]) -> Spec:
-    """The vertical channel of charts with one line a row, in the table's order."""
+    """The vertical channel of charts with one line for each row, in the table's order."""
     axis = {"title": None, "ticks": False, "domain": False, "labelLimit": 0, "labelPadding": 10, "labelColor": "@ink"}
     return {"field": "row", "type": "nominal", "sort": list(labels), "axis": axis}
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Places on a logarithmic axis: 1, 2, 5, 10 and so on."""
+    """Tick positions of a logarithmic axis: 1, 2, 5, 10 and so on."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return [tick for power in powers for step in (1, 2, 5) if low <= (tick := step * 10.0**power) <= high]
 
@@ -113,12 +103,12 @@ def font_size(width: int) -> int:
 
 
 def gutter_width(labels: Sequence[str], width: int) -> int:
-    """Pixels the row names take left of the plot."""
+    """Pixels to the left of the plot for row names."""
     return round(max(map(len, labels)) * font_size(width) * 0.52) + 18
 
 
 def wrapped(items: Sequence[Item], abreast: int, panel: Callable[[Item, bool], Spec], *, spacing: int) -> list[Spec]:
-    """Lines of at most ``abreast`` panels; ``panel`` is told of each item whether it begins a line, and names the rows."""
+    """Lines of at most ``abreast`` panels. ``panel`` gets each item, and True if it begins a line and shows row names."""
     lines = [items[start : start + abreast] for start in range(0, len(items), abreast)]
     return [
         {"hconcat": [panel(item, number == 0) for number, item in enumerate(line)], "spacing": spacing}
@@ -150,7 +140,7 @@ def tooltip(*fields: str) -> list[Spec]:
 
 
 def complete(spec: Spec, width: int) -> Spec:
-    """A spec with the configuration all charts share; colours of the theme are still placeholders."""
+    """A spec with the common configuration of all charts; its theme colours are still placeholders."""
     size = font_size(width)
     axis = {
         "labelFontSize": size,
@@ -177,7 +167,7 @@ def complete(spec: Spec, width: int) -> Spec:
 
 
 _DATA = frozenset({"values", "domain", "sort", "title", "text"})
-"""Keys under which the names of rows stand, which may look like a placeholder."""
+"""Keys whose values are names of rows, which may look like a placeholder."""
 
 
 def themed(spec: Spec, theme: Theme) -> Spec:

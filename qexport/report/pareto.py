@@ -1,4 +1,4 @@
-"""Which points of a trade-off no other point beats."""
+"""The Pareto front of a trade-off."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
-    """The indices of the points that no other one beats, from left to right; lower is better on both axes.
+    """The indices of the points that no other point beats, from left to right; lower is better on both axes.
 
-    One point beats another where it is no worse on either axis and better on one. Equal points do not beat each other.
+    One point beats another if it is no worse on either axis and better on one. Equal points do not beat each other.
     """
     front: list[int] = []
     best = float("inf")

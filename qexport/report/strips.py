@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from qexport.report import words
+from qexport.report import numbers
 from qexport.report.figures import Latency
 from qexport.report.palette import Spec, gutter_width, hue_scale, row_axis, row_datum, ticks, tooltip
 from qexport.report.table import COLUMN, Row, Table
 
 STRIP_SAMPLES = 300
-"""Samples of one row drawn in a strip: more only darken it, and 300 keep the page near one megabyte."""
+"""The most samples of one row in a strip: more only darken it, and 300 keep the page near one megabyte."""
 _FIGURES = 80
-"""Pixels right of the plot for p50 in figures."""
+"""Pixels to the right of the plot for the p50 figure."""
 
 
 def latency_per_sentence(table: Table, width: int) -> Spec | None:
-    """Every sentence's time as a dot, one strip a row, with p50 as a thick mark and p95 as a thin one; logarithmic."""
+    """Every sentence's time as a dot, one strip a row, p50 as a thick mark and p95 as a thin one; logarithmic."""
     rows = [(row, figure) for row in table.rows if isinstance(figure := row.figure("latency_s"), Latency)]
     if not rows:
         return None
@@ -82,10 +82,10 @@ def _time_axis(times_ms: list[float]) -> Spec:
 
 
 def _strip(row: Row, figure: Latency) -> dict[str, Any]:
-    """At most :data:`STRIP_SAMPLES` samples, evenly spread over the run, as columns, each at a height of its own."""
+    """At most :data:`STRIP_SAMPLES` samples, evenly spread over the run, as columns, each at its own height."""
     count = min(len(figure.samples), STRIP_SAMPLES)
     chosen = [figure.samples[index * len(figure.samples) // count] for index in range(count)]
-    golden = (math.sqrt(5) - 1) / 2  # multiples of it, modulo 1, fill an interval evenly and never line up
+    golden = (math.sqrt(5) - 1) / 2  # its multiples modulo 1 fill an interval evenly and never line up
     return {
         "row": row.label,
         "ms": [float(f"{seconds * 1e3:.4g}") for seconds, _, _ in chosen],
@@ -100,8 +100,8 @@ def _marks(figure: Latency) -> dict[str, Any]:
     return {
         "p50": p50,
         "p95": p95,
-        "figure": f"{words.significant(p50, 3)} ms",
-        "median": f"{words.significant(p50)} ms",
-        "tail": f"{words.significant(p95)} ms",
-        "against": "1" if figure.ratio is None else words.ratio_with_interval(figure.ratio, COLUMN["latency_s"]),
+        "figure": f"{numbers.significant(p50, 3)} ms",
+        "median": f"{numbers.significant(p50)} ms",
+        "tail": f"{numbers.significant(p95)} ms",
+        "against": "1" if figure.ratio is None else numbers.ratio_with_interval(figure.ratio, COLUMN["latency_s"]),
     }

@@ -1,4 +1,4 @@
-"""Records of one compare run, or of several -> the table, as plain data: every figure derived, none formatted."""
+"""Builds the table, as plain data, from records of one or several compare runs. Figures are derived, not formatted."""
 
 from __future__ import annotations
 
@@ -7,28 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-from qexport.catalogue import CATALOGUE, GROUPS, Form, Group, Metric, require_known
-from qexport.errors import InputError, NotComparable
-from qexport.record import Measurement, Published
+from qexport.core import (
+    CATALOGUE,
+    GROUPS,
+    Form,
+    Group,
+    InputError,
+    Measurement,
+    Metric,
+    NotComparable,
+    Published,
+    require_known,
+)
+from qexport.quantization import RECIPES
 from qexport.report.figures import Figure, NotMeasured, Skipped, derive
 
-BASELINE_RECIPES = frozenset({"fp32", "torch-fp32", "fp16", "torch-fp16", "bf16"})
-"""Ratios refer to the run's first measured row of one of these, which quantize nothing."""
 MUST_AGREE = ("machine", "isa", "threads", "provider", "device", "batch", "text_sha256")
-"""The conditions under which a metric may be compared between rows. The runtime is not among them: bitsandbytes
-rows live in torch, and the report says so."""
-_FAMILIES = (
-    ("bnb-", "bitsandbytes"),
-    ("torch-", "torch"),
-    ("int8", "int8"),
-    ("fp8", "fp8"),
-    ("w8a16", "weight-only"),
-    ("w4a16", "weight-only"),
-    ("nf4", "weight-only"),
-    ("fp4", "weight-only"),
-    ("fp", "floating point"),
-    ("bf16", "floating point"),
-)
+"""The conditions that must agree for rows to be compared on a metric. The runtime is not among them: bitsandbytes rows
+run in torch, and the report says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +39,7 @@ class Column:
     title: str
     unit: str
     per_unit: float
-    """How much of the record's unit makes one shown unit: 1e6 bytes are one MB."""
+    """The number of record units in one shown unit: 1e6 bytes are one MB."""
     group: Group
     form: Form
     higher_is_better: bool
@@ -79,10 +75,10 @@ COLUMN = {column.metric: column for column in COLUMNS}
 @dataclass(frozen=True, kw_only=True)
 class Row:
     label: str
-    """Its name, and the mark of its run where there are several."""
+    """The row's name, and the mark of its run if the table has several."""
     name: str
     run: str
-    """The mark of its run; empty where there is one only."""
+    """The mark of the row's run; empty if the table has one run."""
     recipe: str
     selector: str
     engine: str
@@ -95,32 +91,33 @@ class Row:
 
     @property
     def whole(self) -> bool:
-        """Whether the recipe was asked to change the whole model, and not a part of it."""
+        """True if the recipe was requested for the whole model, not for a part."""
         return self.selector in {"", "all", "--nodes all", "--nodes body"}
 
     @property
     def measured(self) -> bool:
-        """Whether any metric of the row has a figure."""
+        """True if any metric of the row has a figure."""
         return any(not isinstance(cell.figure, Skipped | NotMeasured) for cell in self.cells.values())
 
     @property
     def family(self) -> str:
-        """The kind of recipe, for people who look for one."""
-        return next((family for prefix, family in _FAMILIES if self.recipe.startswith(prefix)), "other")
+        """The recipe's family; ``other`` for a recipe of another release."""
+        known = RECIPES.get(self.recipe)
+        return "other" if known is None else known.family
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The rows of one comparison: only among them are there ratios."""
+    """The rows of one comparison; ratios exist only within a run."""
 
     mark: str
-    """A letter where there are several runs, else empty."""
+    """A letter if the table has several runs, otherwise empty."""
     name: str
     model: str
     stand_in: bool
     rows: tuple[Row, ...]
     baseline: Row | None
-    """The row all ratios of the run refer to."""
+    """The row that all ratios of the run refer to."""
     records: tuple[Measurement, ...]
 
     @property
@@ -133,7 +130,7 @@ class Run:
 class Table:
     runs: tuple[Run, ...]
     columns: tuple[Column, ...]
-    """The columns in which at least one row has a figure."""
+    """The columns that have a figure in at least one row."""
     records: tuple[Measurement, ...]
 
     @property
@@ -146,7 +143,7 @@ class Table:
 
     @property
     def baselines(self) -> tuple[Row, ...]:
-        """The row that ratios refer to, of each run that has one."""
+        """The baseline row of each run that has one."""
         return tuple(run.baseline for run in self.runs if run.baseline is not None)
 
     def run_of(self, row: Row) -> Run:
@@ -155,23 +152,23 @@ class Table:
 
     @property
     def groups(self) -> tuple[tuple[Group, tuple[Column, ...]], ...]:
-        """The shown columns by group; groups without any are left out."""
+        """The shown columns by group; empty groups are left out."""
         grouped = ((group, tuple(c for c in self.columns if c.group == group)) for group in GROUPS)
         return tuple((group, columns) for group, columns in grouped if columns)
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Where published figures come from."""
+        """The sources of the published figures."""
         return tuple(dict.fromkeys(record.published.source for record in self.records if record.published))
 
 
 def build_table(records: Sequence[Measurement]) -> Table:
-    """Derive the table of one compare run, or of several. Runs, rows and their order are those of the records.
+    """Derive the table of one or several compare runs. Runs and rows keep the order of the records.
 
     Raises:
-        InputError: there are no records, or one of an unknown metric.
-        NotComparable: within a run, records of several models, two of the same row and metric, or of a metric under
-            unlike conditions.
+        InputError: the records are empty, or one has an unknown metric.
+        NotComparable: within a run, the records are of several models, two are of the same row and metric, or those of
+            a metric have different conditions.
     """
     if not records:
         raise InputError("report: there are no records; run `qexport compare` first")
@@ -203,9 +200,7 @@ def _run(name: str, mark: str, records: Sequence[Measurement]) -> Run:
         if record.model != first.model:
             raise NotComparable(f"report: records of {first.model} and of {record.model} in one run; report them apart")
         if record.stand_in != first.stand_in:
-            raise NotComparable(
-                f"report: records of {first.model} and of a stand-in of it in one run; report them apart"
-            )
+            raise NotComparable(f"report: records of {first.model} and of its stand-in in one run; report them apart")
         if record.metric in by_row[record.row]:
             raise NotComparable(f"report: two records of {record.metric} for {record.row}; report one run at a time")
         by_row[record.row][record.metric] = record
@@ -224,10 +219,11 @@ def _run(name: str, mark: str, records: Sequence[Measurement]) -> Run:
 
 
 def _baseline(by_row: Mapping[str, Mapping[str, Measurement]]) -> str | None:
-    """The name of the row that ratios refer to."""
+    """The name of the row that the ratios refer to."""
     for name, metrics in by_row.items():
         records = metrics.values()
-        if next(iter(records)).recipe in BASELINE_RECIPES and any(record.skipped is None for record in records):
+        known = RECIPES.get(next(iter(records)).recipe)
+        if known is not None and known.is_float and any(record.skipped is None for record in records):
             return name
     return None
 
@@ -235,7 +231,7 @@ def _baseline(by_row: Mapping[str, Mapping[str, Measurement]]) -> str | None:
 def _reference(
     metric: str, by_row: Mapping[str, Mapping[str, Measurement]], baseline: str | None
 ) -> Measurement | None:
-    """The baseline's record of a metric, after checking that every other row was measured under its conditions."""
+    """The baseline's record of a metric. Checks first that every other row was measured under the same conditions."""
     measured = {name: m[metric] for name, m in by_row.items() if metric in m and m[metric].skipped is None}
     if not measured:
         return None
@@ -292,7 +288,7 @@ def _cell(record: Measurement | None, reference: Measurement | None) -> Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """Figures that are missing for one reason."""
+    """The missing figures that share one reason."""
 
     rows: tuple[str, ...]
     metrics: tuple[str, ...]
@@ -300,10 +296,10 @@ class Gap:
 
 
 def gaps(table: Table) -> tuple[Gap, ...]:
-    """Everything that was asked for and not measured, gathered by reason so that a reason is told once.
+    """All requested figures that were not measured, grouped by reason so that each reason appears once.
 
-    Metrics that other rows of the run have and a row has no record of come last, as ``no record``; a metric that no
-    record of the run speaks of was not asked for.
+    The last group is ``no record``: metrics that the run's other rows have and a row lacks. A metric without any record
+    in the run was not requested.
     """
     metrics_of: dict[tuple[str, str], list[str]] = defaultdict(list)
     for run in table.runs:

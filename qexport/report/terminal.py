@@ -1,4 +1,4 @@
-"""The table on a terminal: at 80 columns what decides and the tasks, on wider ones everything."""
+"""The table on a terminal: at 80 columns the deciding metrics and the tasks, on wider terminals all metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from qexport.report import words
+from qexport.core import CATALOGUE, McNemar
+from qexport.report import facts, numbers, words
 from qexport.report.figures import (
     Accuracy,
     Answer,
@@ -25,26 +26,25 @@ from qexport.report.figures import (
 )
 from qexport.report.markdown import transposed
 from qexport.report.table import COLUMN, Cell, Column, Row, Table, gaps
-from qexport.stats import McNemar
 
 WIDE = 120
-"""From this width on all columns are shown."""
+"""The width from which on all columns are shown."""
 _QUIET = "dim"
 _GAP = 3
-"""Characters between two columns."""
+"""The number of characters between two columns."""
 
 
-def render(table: Table, *, width: int) -> RenderableType:
-    """The table, then what it was measured on, what is unstable, and what was not measured.
+def render_table(table: Table, *, width: int) -> RenderableType:
+    """The table, then the inputs, the unstable figures and the missing figures.
 
-    A row takes a line for its figures, and dimmed ones for their ratios to the baseline, for McNemar's test where there are
+    A row has a line for its figures, and dimmed lines for ratios to the baseline, for McNemar's test if it has
     accuracies, and for published figures.
 
     Args:
         table: see :func:`qexport.report.table.build_table`.
-        width: of the terminal, in characters.
+        width: the width of the terminal in characters.
     """
-    parts: list[RenderableType] = [Text(line, "bold") for line in words.stand_ins(table)]
+    parts: list[RenderableType] = [Text(line, "bold") for line in facts.stand_ins(table)]
     if width < WIDE:
         columns = _deciding(table, width)
         parts += _grids(_across(table, columns), width)
@@ -59,7 +59,7 @@ def render(table: Table, *, width: int) -> RenderableType:
 
 
 def _deciding(table: Table, width: int) -> tuple[Column, ...]:
-    """What decides: weights, peak memory, time, perplexity, and the rate of generation where it fits."""
+    """The deciding metrics: weights, peak memory, time, perplexity, and the generation rate if it fits."""
     shown = {column.metric for column in table.columns}
     peak = "peak_device_bytes" if "peak_device_bytes" in shown else "peak_rss_bytes"
     time = "latency_s" if "latency_s" in shown else "token_latency_s"
@@ -69,43 +69,16 @@ def _deciding(table: Table, width: int) -> tuple[Column, ...]:
     return more if fits else columns
 
 
-_HEADINGS = {
-    "disk_bytes": "On disk\nMB",
-    "weight_bytes": "Weights\nMB",
-    "loaded_rss_bytes": "Loaded\nMB",
-    "peak_rss_bytes": "Peak\nmemory MB",
-    "final_private_bytes": "Private at\nthe end, MB",
-    "final_shared_bytes": "Shared at\nthe end, MB",
-    "loaded_device_bytes": "Loaded on\ndevice, MB",
-    "peak_device_bytes": "Peak\ndevice MB",
-    "latency_s": "Sentence, ms\np50 / p95",
-    "first_token_s": "First token, ms\np50 / p95",
-    "token_latency_s": "Per token, ms\np50 / p95",
-    "generation_s": "Generation, ms\np50 / p95",
-    "sequential_s": "Prompts in\nturn, s",
-    "tokens_per_s": "Tokens\nper s",
-    "batch_s": "Prompts at\nonce, s",
-    "batch_tokens_per_s": "Batch,\ntokens/s",
-    "perplexity": "Perplexity",
-    "sentence_perplexity": "Sentence\nperplexity",
-    "arc_easy_acc_norm": "ARC-Easy,\nnormalized",
-    "arc_challenge_acc_norm": "ARC-Challenge,\nnormalized",
-    "hellaswag_acc_norm": "HellaSwag,\nnormalized",
-    "piqa_acc_norm": "PIQA,\nnormalized",
-    "gsm8k_strict": "GSM8K,\nstrict",
-    "gsm8k_flexible": "GSM8K,\nflexible",
-}
-
 _Line = tuple[str, bool]
-"""What a line of a column says, and whether in full voice."""
+"""The text of a line, and True if it is bright."""
 _Strip = tuple[str, list[_Line]]
-"""A column of a grid: heading and lines."""
+"""A column of a grid: its heading and lines."""
 
 
 def _across(table: Table, columns: Sequence[Column]) -> list[_Strip]:
-    """Rows down, metrics across: the column of names, then one for each metric."""
+    """Rows down, metrics across: the column of names, then one column for each metric."""
     names: _Strip = ("", [])
-    strips: list[_Strip] = [(_HEADINGS.get(c.metric, f"{c.title}\n{c.unit}".strip()), []) for c in columns]
+    strips: list[_Strip] = [(CATALOGUE[c.metric].heading or f"{c.title}\n{c.unit}".strip(), []) for c in columns]
     for row in table.rows:
         base = table.run_of(row).baseline
         for title, loud, texts in _lines(row, columns, "" if base is None else base.name):
@@ -139,7 +112,7 @@ def _down(table: Table, columns: Sequence[Column]) -> list[_Strip]:
 
 
 def _kinds(table: Table, column: Column) -> list[str]:
-    """Which further lines a metric takes, for any row."""
+    """The kinds of further lines that a metric needs in any row."""
     cells = [row.cells[column.metric] for row in table.rows]
     found = {
         "  ratio": any(_ratio(column, cell) for cell in cells),
@@ -150,7 +123,7 @@ def _kinds(table: Table, column: Column) -> list[str]:
 
 
 def _lines(row: Row, columns: Sequence[Column], base: str) -> Iterator[tuple[str, bool, list[str]]]:
-    """The lines of a row: name (empty for the row's own), whether it is in full voice, and a text for each column."""
+    """The lines of a row: a name (empty for the row's first line), True if it is bright, and a text for each column."""
     cells = [(column, row.cells[column.metric]) for column in columns]
     yield "", True, [_value(*cell) for cell in cells]
     ratios = [_ratio(*cell) for cell in cells]
@@ -165,13 +138,13 @@ def _lines(row: Row, columns: Sequence[Column], base: str) -> Iterator[tuple[str
 
 
 def _breadth(strip: _Strip) -> int:
-    """Characters a column takes."""
+    """The width of a column in characters."""
     heading, lines = strip
     return max(len(text) for text in (*heading.split("\n"), *(text for text, _ in lines))) + _GAP
 
 
 def _grids(strips: Sequence[_Strip], width: int) -> Iterator[RenderableType]:
-    """The columns as one grid, or as several below each other where the terminal is too narrow, each with the names."""
+    """The columns as one grid; if the terminal is too narrow, as several below each other, each with the names."""
     names, *rest = strips
     while rest:
         room, count = width + _GAP - _breadth(names), 0
@@ -197,19 +170,19 @@ def _value(column: Column, cell: Cell) -> str:
     mark, text = "~" if unstable(cell.figure) else "", "–"
     match cell.figure:
         case Size(value=value):
-            text = words.significant(value / column.per_unit)
+            text = numbers.significant(value / column.per_unit)
         case Latency(p50=p50, p95=p95):
-            text = mark + " / ".join(words.significant(time / column.per_unit, 3) for time in (p50, p95))
+            text = mark + " / ".join(numbers.significant(time / column.per_unit, 3) for time in (p50, p95))
         case Repeated(value=value):
-            text = mark + words.significant(value / column.per_unit)
+            text = mark + numbers.significant(value / column.per_unit)
         case Count(value=value):
-            text = words.exactly(value)
+            text = numbers.exactly(value)
         case Answer(right=right, rounds=rounds):
             text = f"{right} of {rounds}"
         case Estimate(interval=interval):
-            text = f"{words.significant(interval.value)} ±{words.significant(words.plus_minus(interval), 2)}"
+            text = f"{numbers.significant(interval.value)} ±{numbers.significant(numbers.plus_minus(interval), 2)}"
         case Accuracy(interval=interval):
-            text = f"{words.accuracy(interval.value)} ±{words.accuracy(words.plus_minus(interval))}"
+            text = f"{numbers.accuracy(interval.value)} ±{numbers.accuracy(numbers.plus_minus(interval))}"
         case Skipped():
             text = words.SKIPPED
         case NotMeasured():
@@ -218,14 +191,14 @@ def _value(column: Column, cell: Cell) -> str:
 
 
 def _ratio(column: Column, cell: Cell) -> str:
-    decimals = words.ratio_digits(column)
+    decimals = numbers.ratio_digits(column)
     match cell.figure:
         case Size(ratio=float() as ratio):
-            return words.ratio_value(ratio, decimals)
+            return numbers.ratio_value(ratio, decimals)
         case (Latency() | Repeated() | Estimate() | Accuracy()) as figure if figure.ratio is not None:
-            side = words.plus_minus(figure.ratio)
-            value = words.ratio_value(figure.ratio.value, decimals)
-            return f"{value} ±{words.ratio_value(side, decimals)}" if side else value
+            side = numbers.plus_minus(figure.ratio)
+            value = numbers.ratio_value(figure.ratio.value, decimals)
+            return f"{value} ±{numbers.ratio_value(side, decimals)}" if side else value
         case _:
             return ""
 
@@ -233,7 +206,7 @@ def _ratio(column: Column, cell: Cell) -> str:
 def _test(cell: Cell) -> str:
     match cell.figure:
         case Accuracy(mcnemar=McNemar() as mcnemar):
-            return f"p {words.chance(mcnemar)}"
+            return f"p {numbers.chance(mcnemar)}"
         case _:
             return ""
 
@@ -241,20 +214,20 @@ def _test(cell: Cell) -> str:
 def _published(cells: Mapping[str, Cell], column: Column, columns: Sequence[Column]) -> str:
     figure = cells[column.metric].published
     if figure is not None:
-        return words.published(figure, column)
+        return numbers.published(figure, column)
     sentences = COLUMN["sentence_perplexity"]
     of_sentences = cells[sentences.metric].published
     if column.metric == "perplexity" and of_sentences is not None and sentences not in columns:
-        return f"{words.published(of_sentences, sentences)}*"
+        return f"{numbers.published(of_sentences, sentences)}*"
     return ""
 
 
 def _footer(table: Table, columns: Sequence[Column]) -> Iterator[str]:
     if len(table.runs) > 1:
-        yield from (f"{mark}: {text}" for mark, text in words.runs(table))
-        yield words.differences(table)
+        yield from (f"{mark}: {text}" for mark, text in facts.runs(table))
+        yield facts.differences(table)
     else:
-        yield words.machine(table)
+        yield facts.machine(table)
     if any(column.form == "accuracy" for column in table.columns):
         yield "p: McNemar's test of the questions that changed against the baseline; see p in the report."
     yield "MB are 10⁶ bytes. ± is the wider side of a 95 % interval, or of the range over few rounds; ratios are paired."
@@ -263,10 +236,10 @@ def _footer(table: Table, columns: Sequence[Column]) -> Iterator[str]:
         yield "* published as a mean over sentences; see sentence perplexity in the report."
     if table.sources:
         yield f"Published: {'; '.join(table.sources)}"
-    if notes := words.task_notes(table):
+    if notes := facts.task_notes(table):
         yield from ("", "How tasks were scored", *(f"  {note}" for note in notes))
     if on_times := words.on_times(table):
         lines = words.warnings(table)
         yield from ("", "Warnings", f"~ {on_times}" if lines else on_times, *(f"  {line}" for line in lines))
     if missing := gaps(table):
-        yield from ("", "Not measured", *(f"  {words.gap_sentence(gap, table)}" for gap in missing))
+        yield from ("", "Not measured", *(f"  {facts.gap_sentence(gap, table)}" for gap in missing))

@@ -1,4 +1,4 @@
-"""The charts of perplexity against memory and against speed, with what no row beats on both."""
+"""The charts of perplexity against memory and against speed, with their Pareto fronts."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
-from qexport.report import words
+from qexport.report import numbers
 from qexport.report.figures import Estimate, Latency, Size, plain
-from qexport.report.labels import Place, place_labels
+from qexport.report.label_places import Place, place_labels
 from qexport.report.palette import Spec, font_size, hue_scale, row_datum, shape_scale, ticks, tooltip
 from qexport.report.pareto import pareto
 from qexport.report.table import COLUMN, Column, Row, Table
 
 _MARGIN = (70, 60)
-"""Pixels for axes and titles, left and below."""
+"""Pixels for axes and titles, on the left and at the bottom."""
 _FRONT = "Pareto front"
 _DECADE = 8
-"""From this ratio of the largest to the least on, the horizontal axis is logarithmic."""
+"""The horizontal axis is logarithmic if the largest value is at least this many times the least."""
 _STEP = 6.0
-"""Pixels between the places of the front that labels keep clear of."""
+"""Pixels between the points of the front that labels avoid."""
 _MEMORY_AXIS: Mapping[str, str] = MappingProxyType({"weight_bytes": "Weights"})
 _SPEED_AXIS: Mapping[str, str] = MappingProxyType(
     {
@@ -30,7 +30,7 @@ _SPEED_AXIS: Mapping[str, str] = MappingProxyType(
         "latency_s": "Time for each sentence, p50",
     }
 )
-"""Titles of the axis by metric; the first metric that gives a chart is taken."""
+"""Titles of the axis by metric; the first metric that gives a chart is used."""
 
 _Point = dict[str, Any]
 
@@ -65,12 +65,12 @@ class _Frame:
 
 
 def perplexity_against_memory(table: Table, width: int) -> Spec | None:
-    """Perplexity ratio to the baseline, with its interval, over bytes of weights; the baseline itself stands at 1."""
+    """Perplexity ratio to the baseline, with its interval, over bytes of weights; the baseline is at 1."""
     return _tradeoff(table, width, _MEMORY_AXIS)
 
 
 def perplexity_against_speed(table: Table, width: int) -> Spec | None:
-    """The same over the time for a token, or for a sentence where no tokens were generated."""
+    """Perplexity ratio over the time of a token, or of a sentence if no tokens were generated."""
     return _tradeoff(table, width, _SPEED_AXIS)
 
 
@@ -86,7 +86,7 @@ def _chart(table: Table, points: list[_Point], width: int, title: str) -> Spec:
     fronts = _mark_fronts(points)
     frame = _frame(points, width)
     labelled, named = _labels(points, fronts, frame, font_size(width))
-    x, y = _axes(frame, title, words.against(table))
+    x, y = _axes(frame, title, numbers.against(table))
     at = {"x": x | {"field": "x"}, "y": y | {"field": "ratio"}}
     hue = hue_scale(table)
     front: Spec = {"type": "text", "baseline": "middle", "fontStyle": "italic", "color": "@muted"}
@@ -147,7 +147,7 @@ def _point(table: Table, row: Row, column: Column) -> _Point | None:
         value, low, high, against = 1.0, 1.0, 1.0, "1: all ratios refer to it"
     elif ratio is not None and math.isfinite(ratio.high - ratio.low):
         value, low, high = ratio.value, ratio.low, ratio.high
-        against = words.ratio_with_interval(ratio, COLUMN["perplexity"])
+        against = numbers.ratio_with_interval(ratio, COLUMN["perplexity"])
     else:
         return None
     x = (plain(at) or 0.0) / column.per_unit
@@ -156,14 +156,14 @@ def _point(table: Table, row: Row, column: Column) -> _Point | None:
         "ratio": value,
         "low": low,
         "high": high,
-        "figure_x": f"{words.significant(x)} {column.unit}",
-        "perplexity": words.significant(perplexity.interval.value),
+        "figure_x": f"{numbers.significant(x)} {column.unit}",
+        "perplexity": numbers.significant(perplexity.interval.value),
         "against": against,
     }
 
 
 def _mark_fronts(points: Sequence[_Point]) -> list[list[_Point]]:
-    """Mark the points that no other one of their run beats, and give those of each run, from left to right."""
+    """Mark the points that no other point of their run beats; return those of each run, from left to right."""
     fronts = []
     for run in dict.fromkeys(point["run"] for point in points):
         own = [point for point in points if point["run"] == run]
@@ -186,7 +186,7 @@ def _frame(points: Sequence[_Point], width: int) -> _Frame:
 
 
 def _extent(values: Sequence[float]) -> tuple[float, float]:
-    """From 0 on where that shows the values apart, else from the least: one slow row would press all others together."""
+    """From 0 if that separates the values, otherwise from the least value: one slow row would squeeze the others."""
     least, most = min(values), max(values)
     return (least / 1.25, most * 1.25) if 0 < least * _DECADE < most else (0.0, most * 1.06)
 
@@ -241,13 +241,13 @@ def _labels(
 
 
 def _in_data(place: Place, data: Callable[[_Pixel], _Pixel]) -> _Point:
-    """Where a label stands, and where a line from point to label ends."""
+    """The position of a label, and the end of the line from the point to the label."""
     (text_x, text_y), (end_x, end_y) = data(place.centre), data(place.anchor)
     return {"text_x": text_x, "text_y": text_y, "end_x": end_x, "end_y": end_y, "leader": place.leader}
 
 
 def _along(line: Sequence[_Pixel]) -> list[_Pixel]:
-    """Places on a line of several parts, :data:`_STEP` apart."""
+    """Points on a polyline, :data:`_STEP` apart."""
     return [
         (start[0] + (end[0] - start[0]) * part / count, start[1] + (end[1] - start[1]) * part / count)
         for start, end in pairwise(line)
@@ -257,6 +257,6 @@ def _along(line: Sequence[_Pixel]) -> list[_Pixel]:
 
 
 def _middle(line: Sequence[_Pixel]) -> _Pixel:
-    """The middle of the longest part of a line."""
+    """The middle of the longest segment of a polyline."""
     start, end = max(pairwise(line), key=lambda part: math.dist(*part))
     return (start[0] + end[0]) / 2, (start[1] + end[1]) / 2

@@ -1,4 +1,4 @@
-"""The server's paths: completions, chat, the one model, and whether it is well."""
+"""The server's paths: completions, chat, the model, and its health."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from qexport.inputs import without_row
 from qexport.serving.body import Bodies, most_bytes, most_values
 from qexport.serving.chat import ChatTemplate, TemplateRefused
 from qexport.serving.lanes import Lanes
@@ -28,16 +29,16 @@ from qexport.serving.worker import Busy, Worker
 from qexport.serving.writing import Finish, Limits, Prompt, Token
 
 if TYPE_CHECKING:
-    from qexport.artifact import Artifact
+    from qexport.core import Artifact
     from qexport.runtime import Session
 
 _NEW_TOKENS = 16
-"""Of a completion that names no number, as OpenAI has it; of a chat, all that the context has room for."""
+"""The default of new tokens for a completion, as in OpenAI's API; a chat takes all the room in the context."""
 _TOO_LONG = "context_length_exceeded"
 _CLIENT_GONE = 499
 _RETRY_S = "1"
 _REASON_CHARACTERS = 300
-"""Of an error's own words, which may repeat a part of the request."""
+"""The most characters of an error's text, which may repeat a part of the request."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class Served:
 
     artifact: Artifact
     session: Session
+    ran: Mapping[str, float | int | str]
+    """Facts of the kernels that ran; see :meth:`qexport.runtime.session.Session.facts`."""
     tokens: Tokens
     template: ChatTemplate | None
     limits: Limits
@@ -58,13 +61,18 @@ class Served:
 
     @property
     def model(self) -> str:
-        """The model's name, by which requests must ask for it."""
+        """The model's name in requests."""
         return self.artifact.manifest.model.name
+
+    @property
+    def rowless(self) -> str:
+        """The tokens that the model has no row for, in words; empty if there are none."""
+        return without_row(self.artifact.path, self.limits.vocabulary)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """What one step added to the answer of one prompt."""
+    """The addition of one step to the answer of one prompt."""
 
     row: int
     text: str
@@ -74,7 +82,7 @@ class Piece:
 
 @dataclass(kw_only=True)
 class _Answer:
-    """The answer of one prompt, gathered."""
+    """The collected answer of one prompt."""
 
     text: str = ""
     ids: list[int] = field(default_factory=list)
@@ -87,7 +95,7 @@ class _Answer:
 
 
 def build_app(served: Served) -> Starlette:
-    """The application over an artifact that is loaded."""
+    """The application for a loaded artifact."""
     paths = _Paths(served)
     app = Starlette(
         routes=[
@@ -104,7 +112,7 @@ def build_app(served: Served) -> Starlette:
             Exception: _failed,
         },
     )
-    app.router.redirect_slashes = False  # a redirect would be made of the client's own Host header
+    app.router.redirect_slashes = False  # a redirect would contain the client's Host header
     return app
 
 
@@ -118,12 +126,12 @@ class _Paths:
         self._most_characters = served.tokens.most_characters(served.limits.context)
 
     async def models(self, _: Request) -> Response:
-        """The one model, in OpenAI's form."""
+        """Describe the model, in OpenAI's form."""
         entry = {"id": self._served.model, "object": "model", "created": self._started, "owned_by": "qexport"}
         return JSONResponse({"object": "list", "data": [entry]})
 
     async def health(self, _: Request) -> Response:
-        """200 with what runs, or 503 with the reason why nothing can be generated."""
+        """Answer 200 with the facts about the model, or 503 with the reason why it cannot generate."""
         served = self._served
         well = await served.worker.healthy()
         manifest = served.artifact.manifest
@@ -136,7 +144,7 @@ class _Paths:
             "device": served.session.device,
             "runtime": served.session.runtime,
             "threads": served.session.threads,
-            "ran": served.session.facts(),
+            "ran": dict(served.ran),
             "requests": served.worker.requests,
             "failure": served.worker.failure,
         }
@@ -149,13 +157,13 @@ class _Paths:
         return await self._answer(request, asked, _Completion(self._served.model, asked, prompts), new_tokens)
 
     async def chat(self, request: Request) -> Response:
-        """Continue a conversation by the tokenizer's template."""
+        """Continue a conversation with the tokenizer's template."""
         asked, prompts = await self._read(request, self._conversation)
         new_tokens = self._room(prompts, asked.most, otherwise=self._served.limits.context)
         return await self._answer(request, asked, _Chat(self._served.model, asked, prompts), new_tokens)
 
     async def _read(self, request: Request, of: Callable[[bytes], _Result]) -> _Result:
-        """Read a request off the event loop, but not for a client that has gone away."""
+        """Read a request off the event loop; stop if the client disconnects."""
         async with self._bodies.reading(request) as body:
 
             def read() -> _Result:
@@ -171,7 +179,7 @@ class _Paths:
         require_few(len(asked.prompts))
         self._require_room(1, asked.max_tokens)
         texts = [prompt for prompt in asked.prompts if isinstance(prompt, str)]
-        for text in texts:  # all before any is tokenized
+        for text in texts:  # check all texts before one is tokenized
             self._require_short(text)
         return asked, [
             self._served.tokens.encode(prompt) if isinstance(prompt, str) else tuple(prompt) for prompt in asked.prompts
@@ -199,7 +207,7 @@ class _Paths:
         return asked, [self._served.tokens.encode(text, special=False)]
 
     def _require_short(self, text: str) -> None:
-        """Refuse a text that cannot fit before it is tokenized, which may take seconds for each megabyte."""
+        """Refuse a text that cannot fit, before tokenizing takes seconds for each megabyte."""
         if self._most_characters is not None and len(text) > self._most_characters:
             raise Refused(
                 f"{len(text)} characters of prompt are more than the model's context of {self._served.limits.context} "
@@ -217,11 +225,11 @@ class _Paths:
             )
 
     def _room(self, prompts: Sequence[Prompt], asked: int | None, *, otherwise: int) -> int:
-        """The new tokens of each prompt; asked for expressly, they must fit.
+        """The new tokens for each prompt; an explicit number must fit.
 
         Raises:
-            Refused: there is no prompt or too many, one is empty or has a token that the model has not, or the longest does
-                not leave the room.
+            Refused: the request has no prompt or too many, a prompt is empty or has a token outside the vocabulary, or
+                    the longest leaves too little room.
         """
         require_few(len(prompts))
         longest = max(map(len, prompts))
@@ -231,13 +239,13 @@ class _Paths:
                 raise Refused("prompt: it has no tokens; give at least one", field="prompt")
             if wrong := [token for token in prompt if not 0 <= token < self._served.limits.vocabulary]:
                 raise Refused(
-                    f"prompt: token {cut(str(wrong[0]))} is none of the {self._served.limits.vocabulary} of the model",
+                    f"prompt: token {cut(str(wrong[0]))} is not among the {self._served.limits.vocabulary} of the model",
                     field="prompt",
                 )
         return min(otherwise, room) if asked is None else asked
 
     def _require_room(self, longest: int, asked: int | None) -> int:
-        """The number of tokens that fit into the context behind the longest prompt."""
+        """The number of tokens that fit into the context after the longest prompt."""
         context = self._served.limits.context
         room = context - longest
         if room < (asked or 1):
@@ -254,7 +262,7 @@ class _Paths:
         pieces = self._pieces(form.prompts, new_tokens)
         if not asked.stream:
             return await _unless_gone(request, _whole(form, pieces))
-        # The first piece ahead of the response: what goes wrong until then has a status of its own.
+        # The first piece comes before the response, so that errors until then have their own status.
         try:
             first = await _unless_gone(request, anext(pieces))
         except BaseException:
@@ -263,11 +271,11 @@ class _Paths:
         return StreamingResponse(_events(form, first, pieces), media_type="text/event-stream")
 
     async def _pieces(self, prompts: Sequence[Prompt], new_tokens: int) -> AsyncGenerator[list[Piece], None]:
-        """The answers as they come, step by step, with text cut between characters."""
+        """The answers step by step, with text cut between characters."""
         streams = [TextStream(self._served.tokens, prompt) for prompt in prompts]
 
         def piece(token: Token) -> Piece:
-            # The token that ends an answer is told among the ids and is no part of the text.
+            # The token that ends an answer is among the ids but is not part of the text.
             written = () if token.finish == "stop" else (token.id,)
             text = streams[token.row].push(written, last=token.finish is not None)
             return Piece(row=token.row, text=text, ids=(token.id,), finish=token.finish)
@@ -278,7 +286,7 @@ class _Paths:
 
 
 class _Form:
-    """The frame of an answer, in OpenAI's form."""
+    """The frame of an answer in OpenAI's form."""
 
     def __init__(self, model: str, prefix: str, asked: CompletionRequest | ChatRequest, prompts: list[Prompt]) -> None:
         self.prompts, self._asked = prompts, asked
@@ -368,7 +376,7 @@ async def _whole(form: _Completion | _Chat, pieces: AsyncGenerator[list[Piece], 
 async def _events(
     form: _Completion | _Chat, first: list[Piece], rest: AsyncGenerator[list[Piece], None]
 ) -> AsyncIterator[str]:
-    """Server-sent events; what goes wrong in the middle is one of them, for the status has gone out."""
+    """Server-sent events. An error in the middle is one of them, since the status was already sent."""
     new_tokens = 0
     async with contextlib.aclosing(rest):
         for opening in form.opening():
@@ -380,7 +388,7 @@ async def _events(
                 if told := [piece for piece in step if piece.text or piece.finish or form.tells_ids]:
                     yield _event(form.chunk(told))
                 step = await anext(rest, None)
-        except Exception as error:  # noqa: BLE001 (whatever it is, the client is told)
+        except Exception as error:  # noqa: BLE001 (the client gets every error)
             _log.exception("a request failed in the middle of its stream")
             yield _event(Refused(str(error), status=500).body)
             return
@@ -394,10 +402,10 @@ def _event(value: dict[str, Any]) -> str:
 
 
 async def _unless_gone(request: Request, work: Awaitable[_Result]) -> _Result:
-    """Do the work, but stop where the client goes away.
+    """Do the work, but stop if the client disconnects.
 
     Raises:
-        ClientDisconnect: it has gone.
+        ClientDisconnect: the client disconnected.
     """
 
     async def gone() -> None:
@@ -429,13 +437,13 @@ async def _busy(request: Request, _: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    # From the scope: request.url is made with the client's Host header, which may be no host.
+    # From the scope: request.url contains the client's Host header, which may be no valid host.
     message = f"{cut(request.method)} {cut(request.scope['path'])}: {error.detail}"
     return JSONResponse(Refused(message, status=error.status_code).body, error.status_code, error.headers)
 
 
 async def _gone(request: Request, _: Exception) -> Response:
-    _log.info("%s has gone before its answer", request.scope["client"])
+    _log.info("%s disconnected before its answer", request.scope["client"])
     return Response(status_code=_CLIENT_GONE)
 
 

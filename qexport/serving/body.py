@@ -1,4 +1,4 @@
-"""A request's body, within bounds of size, time and memory."""
+"""Reads a request's body, with limits on size, time and memory."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 BODY_S = 30.0
-"""Longest time that a body may take."""
+"""The most seconds for a body."""
 TOTAL_BYTES = 64 * 2**20
-"""Most bytes of all large bodies at once."""
+"""The most bytes of all large bodies together."""
 _SMALL_BYTES = 64 * 2**10
-"""Bodies up to here are not counted: connections are few enough for them."""
+"""Bodies up to this size are not counted: the number of connections bounds them."""
 _LEAST_BYTES, _MOST_BYTES = 2**20, 8 * 2**20
 _TOKEN_BYTES = 32
-"""Of JSON for each token of a full request, generously: words have 4 to 6, ids up to 8."""
+"""Bytes of JSON for each token of a full request, a generous bound: words have 4 to 6, ids up to 8."""
 
 _FIELDS = 1024
 
 
 def most_bytes(context: int) -> int:
-    """Longest body that is read: as many full prompts as one request may have, from 1 to 8 MiB."""
+    """The longest body: all the full prompts that one request may have, from 1 to 8 MiB."""
     return min(max(PROMPTS * context * _TOKEN_BYTES, _LEAST_BYTES), _MOST_BYTES)
 
 
 def most_values(context: int) -> int:
-    """Most JSON values of a body: the tokens of as many full prompts as one request may have, and room for fields."""
+    """The most JSON values of a body: the tokens of all full prompts that one request may have, and room for fields."""
     return PROMPTS * context + _FIELDS
 
 
 class Bodies:
-    """Reads bodies, and counts what they hold."""
+    """Reads bodies, and counts the memory that they hold."""
 
     def __init__(self, most: int) -> None:
         self._most, self._held = most, 0
 
     @contextlib.asynccontextmanager
     async def reading(self, request: Request) -> AsyncIterator[bytes]:
-        """The body, which counts as held until the context ends.
+        """The body; it counts as held until the context ends.
 
         Raises:
-            Refused: it is too long or too slow, or the bodies of others leave no room.
+            Refused: the body is too long or too slow, or other bodies leave no room.
         """
         parts, size, counted = [], 0, 0
         self._judge(_announced(request))
@@ -67,7 +67,7 @@ class Bodies:
                             )
                         parts.append(part)
             except TimeoutError:
-                message = f"the body was not there within {BODY_S:g} s; send it in less"
+                message = f"the body did not arrive within {BODY_S:g} s; send it faster"
                 raise Refused(message, status=408) from None
             yield b"".join(parts)
         finally:
@@ -79,5 +79,5 @@ class Bodies:
 
 
 def _announced(request: Request) -> int:
-    # h11 has made sure that it is a number.
+    # h11 has checked that it is a number.
     return int(request.headers.get("content-length", 0))

@@ -1,4 +1,4 @@
-"""A tokenizer's chat template, rendered as transformers does, in Jinja's sandbox."""
+"""A tokenizer's chat template, rendered in Jinja's sandbox like in transformers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from qexport.errors import InputError
+from qexport.core import InputError
 
 if TYPE_CHECKING:
     from qexport.serving.tokens import Tokens
@@ -19,23 +19,23 @@ class TemplateRefused(Exception):
 
 
 class ChatTemplate:
-    """What turns messages into the text that a model was tuned on."""
+    """Turns messages into text in the form that the model was tuned on."""
 
     def __init__(self, source: str, special: Mapping[str, str]) -> None:
         """Compile a template.
 
         Args:
-            source: Jinja.
+            source: the template in Jinja.
             special: the special tokens by name, which templates write out.
 
         Raises:
-            InputError: it is no Jinja.
+            InputError: the source is not valid Jinja.
         """
         import jinja2
         from jinja2.ext import loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        # Names, filters and extensions are those of transformers 4.57, utils/chat_template_utils.py.
+        # Names, filters and extensions match transformers 4.57, utils/chat_template_utils.py.
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_generation_blocks(), loopcontrols]
         )
@@ -51,10 +51,10 @@ class ChatTemplate:
         self._special = dict(special)
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The text of a conversation, up to where the assistant's answer begins.
+        """The text of a conversation, up to the start of the assistant's answer.
 
         Raises:
-            TemplateRefused: the template raises, on roles in an order that it does not know for instance.
+            TemplateRefused: the template raises an error, for instance on an unknown order of roles.
         """
         import jinja2
 
@@ -71,10 +71,10 @@ class ChatTemplate:
 
 
 def load_template(folder: Path, tokens: Tokens) -> ChatTemplate | None:
-    """The chat template that lies with a tokenizer, or none.
+    """The chat template of a tokenizer, or None.
 
     Raises:
-        InputError: it cannot be read, or of several none is the default.
+        InputError: the template cannot be read, or several exist without a default.
     """
     file = folder / "chat_template.jinja"
     found = file.read_text(encoding="utf-8") if file.is_file() else tokens.chat_template
@@ -89,7 +89,7 @@ def load_template(folder: Path, tokens: Tokens) -> ChatTemplate | None:
 
 
 def _generation_blocks() -> type[Any]:
-    """An extension that lets ``{% generation %}`` blocks through, which mark for training what the assistant said."""
+    """A Jinja extension that accepts ``{% generation %}`` blocks, which mark the assistant's words for training."""
     from jinja2 import nodes
     from jinja2.ext import Extension
 
@@ -106,7 +106,7 @@ def _generation_blocks() -> type[Any]:
 
 def _to_json(
     value: Any,
-    ensure_ascii: bool = False,  # noqa: FBT001, FBT002 (templates call it so)
+    ensure_ascii: bool = False,  # noqa: FBT001, FBT002 (templates use this name)
     indent: int | None = None,
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,  # noqa: FBT001, FBT002

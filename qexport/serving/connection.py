@@ -1,4 +1,4 @@
-"""uvicorn's HTTP connection with what it lacks: time limits for both directions, a cap on connections, errors in JSON."""
+"""uvicorn's HTTP connection with additions: time limits in both directions, a cap on connections, errors in JSON."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from qexport.serving.protocol import Refused
 from qexport.serving.strict_json import cut
 
 MOST_CONNECTIONS = 512
-"""Beyond them, the one that has waited longest for its client is closed for a new one."""
+"""With more, the connection that has waited longest for its client is closed for a new one."""
 HEAD_S = 10.0
-"""Longest time for a request's line and headers, and for the rest of a body that was refused."""
+"""The most seconds for a request's line and headers, and for the rest of a refused body."""
 WRITE_S = 60.0
-"""Longest time that a client may leave part of an answer unread."""
+"""The most seconds that a client may leave part of an answer unread."""
 HEAD_BYTES = 16 * 2**10
-"""Longest request line and headers."""
+"""The most bytes of a request line and headers."""
 DRAIN_BYTES = 16 * 2**20
-"""Most bytes that are thrown away behind a refusal, so that its sender comes to read it."""
+"""The most bytes that are discarded after a refusal, so that the client gets to read the refusal."""
 _CHUNKS, _CHUNK_BYTES = 1000, 64
-"""A body of more parts than this must have so many bytes in each on average: every part costs as much as 1 KiB."""
+"""A body in more parts than this must have this many bytes per part on average: each part costs as much as 1 KiB."""
 _TICK_S = 0.5
 _NOISE = frozenset({"Invalid HTTP request received.", "Unsupported upgrade request."})
 _log = logging.getLogger(__name__)
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """A filter for uvicorn's log. Clients get their errors in the answer, so the log leaves these out."""
+    """A filter for uvicorn's log. Clients get these errors in the answer, so the log leaves them out."""
     return record.msg not in _NOISE and "WebSocket library" not in str(record.msg)
 
 
@@ -43,7 +43,7 @@ class Connection(H11Protocol):
         self.transport = cast("asyncio.Transport", _Lingering(transport, self))
         self.conn = self._parser = _Parser()
         self._since = self.loop.time()
-        """When the phase began that this connection is in: waiting for a request, or having one."""
+        """The start of the connection's current phase: waiting for a request, or handling one."""
         self._unread_since: float | None = None
         self._discards, self._discarded = False, 0
         self._judged_cycle: object = None
@@ -72,13 +72,13 @@ class Connection(H11Protocol):
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are no HTTP, where an answer has not begun."""
+        """Answer bytes that are not HTTP, if no answer has begun."""
         error = self._parser.fault
         self._refuse(error.error_status_hint if error else 400, f"{msg} {cut(str(error or ''))}".strip())
 
     def _is_between(self) -> bool:
         """True if the connection waits for a new request."""
-        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's types leave out that it begins as None
+        cycle: RequestResponseCycle | None = self.cycle  # initially None, against uvicorn's types
         return cycle is None or cycle.response_complete
 
     def _waits_for_client(self) -> bool:
@@ -98,14 +98,14 @@ class Connection(H11Protocol):
         longest.transport.abort()
 
     def _look(self) -> None:
-        """Close a connection whose client takes too long; asked twice a second."""
+        """Close a connection whose client takes too long; called twice a second."""
         now = self.loop.time()
         if self.transport.get_write_buffer_size() == 0:
             self._unread_since = None
         elif self._unread_since is None:
             self._unread_since = now
         elif now - self._unread_since > WRITE_S:
-            _log.info("%s leaves its answer unread; closed", self.client)
+            _log.info("%s does not read its answer; closed", self.client)
             self.transport.abort()
             return
         if self._is_between() and now - self._since > HEAD_S and not self.transport.is_closing():
@@ -113,11 +113,11 @@ class Connection(H11Protocol):
             if self._discards or self.conn.our_state is not h11.IDLE or not pending:
                 self.transport.abort()
                 return
-            self._refuse(408, f"the request's headers were not there within {HEAD_S:g} s; send them in less")
+            self._refuse(408, f"the request's headers did not arrive within {HEAD_S:g} s; send them faster")
         self._timer = self.loop.call_later(_TICK_S, self._look)
 
     def _refuse(self, status: int, message: str, *, code: str | None = None) -> None:
-        """Send an error in place of an answer, and end the connection."""
+        """Send an error instead of an answer, and end the connection."""
         if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             self.transport.abort()
             return
@@ -131,13 +131,13 @@ class Connection(H11Protocol):
         for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
         if not self._is_between():
-            self.cycle.disconnected = True  # what was to answer it must not
+            self.cycle.disconnected = True  # stops the pending answer
             self.cycle.message_event.set()
             self.cycle.response_complete = True
         self.linger()
 
     def linger(self) -> None:
-        """End the answers, and throw away what still comes, until the client ends too or its time is over."""
+        """End the answers, and discard further input until the client ends too or its time is over."""
         self._discards, self._discarded, self._since = True, 0, self.loop.time()
         self._unset_keepalive_if_required()
         self.flow.resume_reading()
@@ -146,7 +146,7 @@ class Connection(H11Protocol):
 
 
 class _Lingering:
-    """A transport that uvicorn may close before a refused body has come: closed at once, it would take the answer along."""
+    """A transport that uvicorn may close before a refused body has arrived; an early close would lose the answer."""
 
     def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
         self._transport, self._connection = transport, connection
@@ -162,7 +162,7 @@ class _Lingering:
 
 
 class _Parser(h11.Connection):
-    """h11 that also refuses heads and bodies that cost more than their bytes."""
+    """An h11 connection that also refuses heads and bodies whose cost exceeds their size."""
 
     def __init__(self) -> None:
         super().__init__(h11.SERVER, HEAD_BYTES)
@@ -180,7 +180,7 @@ class _Parser(h11.Connection):
         return event
 
     def _judge_head(self) -> None:
-        """h11 itself bounds only a head that is not whole yet."""
+        """Bound the size of every head; h11 itself bounds only an incomplete one."""
         if self.their_state is not h11.IDLE:
             return
         pending, _ = self.trailing_data

@@ -1,4 +1,4 @@
-"""Threads that read requests: parsing and tokenizing, off the event loop, one short and one long request at a time."""
+"""Threads that parse and tokenize requests, off the event loop, one short and one long request at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 from qexport.serving.worker import Busy
 
 SHORT_BYTES = 16 * 2**10
-"""Longest body that is short: some hundredths of a second of the slowest tokenizing."""
+"""The most bytes of a short body: some hundredths of a second with the slowest tokenizer."""
 _SHORT_WAITING = 256
 _LONG_WAITING = 16
 
@@ -18,17 +18,17 @@ _Result = TypeVar("_Result")
 
 
 class Lanes:
-    """Two threads, so that a short request never waits for a long one; used from one event loop."""
+    """Two threads, so that a short request never waits for a long one; for use from one event loop."""
 
     def __init__(self) -> None:
         self._short = _Lane("short", _SHORT_WAITING)
         self._long = _Lane("long", _LONG_WAITING)
 
     async def run(self, work: Callable[[], _Result], *, body_bytes: int) -> _Result:
-        """Do the work of one request in its turn; work that has not begun is dropped where it is cancelled.
+        """Do the work of one request in its turn; work that has not begun is dropped if it is cancelled.
 
         Raises:
-            Busy: too many requests of its length wait.
+            Busy: too many requests in the same lane wait.
         """
         return await (self._short if body_bytes <= SHORT_BYTES else self._long).run(work)
 

@@ -1,7 +1,7 @@
-"""A bound on the characters of a prompt, by which one that cannot fit is refused before it is tokenized.
+"""A bound on the characters of a prompt, so that a prompt that cannot fit is refused before it is tokenized.
 
-A bound is given only for tokenizers of which it is known that no character is dropped or joined with any number of others:
-byte-level BPE, and BPE that falls back to bytes. Others have none, and the server's limit on a body stands alone.
+A bound exists only for tokenizers that never drop a character or join an unbounded number of them: byte-level BPE, and
+BPE with byte fallback. Others have no bound, and only the server's limit on a body applies.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 COMPOSED_CHARACTERS = 4
-"""Most characters that NFC and NFKC make into one."""
+"""The most characters that NFC and NFKC compose into one."""
 _BYTES = 256
 
 
 def most_characters(tokenizer: Mapping[str, Any], context: int) -> int | None:
-    """Characters beyond which a text has more tokens than a context; None where no such number is known.
+    """The number of characters beyond which a text has more tokens than a context; None if it is unknown.
 
     Args:
         tokenizer: the content of ``tokenizer.json``.
-        context: most tokens.
+        context: the most tokens.
     """
     model, added = tokenizer["model"], tokenizer.get("added_tokens") or ()
     if model.get("type") != "BPE" or any(token["lstrip"] or token["rstrip"] for token in added):
@@ -36,7 +36,7 @@ def most_characters(tokenizer: Mapping[str, Any], context: int) -> int | None:
 
 
 def _steps(tokenizer: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    """The parts of a normalizer or pre-tokenizer, one behind the other."""
+    """The parts of a normalizer or pre-tokenizer, in order."""
 
     def flat(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         inner: Sequence[Mapping[str, Any]] | None = part.get("normalizers", part.get("pretokenizers"))

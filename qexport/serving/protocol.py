@@ -1,6 +1,6 @@
-"""Requests in OpenAI's form: what is read, what may be there with one value only, and the words of a refusal.
+"""Requests in OpenAI's form: the fields that are read, the fields that allow only one value, and the texts of refusals.
 
-A setting is heeded, or has no effect on greedy text, or is refused: none is passed over.
+A setting is obeyed, or has no effect on greedy text, or is refused; none is ignored silently.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from qexport.errors import near_names
+from qexport.core import near_names
 from qexport.serving.strict_json import cut, loads, quoted
 
 PROMPTS = 64
-"""Most prompts of one request."""
+"""The most prompts of one request."""
 _MOST_NEW_TOKENS = 2**31 - 1
-"""Beyond every context, and short enough to be repeated."""
+"""More than every context, and short enough to repeat in a message."""
 
 _GREEDY = "text is generated greedily here"
 _ONLY: Mapping[str, tuple[tuple[object, ...], str]] = {
@@ -32,7 +32,7 @@ _ONLY: Mapping[str, tuple[tuple[object, ...], str]] = {
     "logprobs": ((False,), "probabilities are not given out"),
     "top_logprobs": ((), "probabilities are not given out"),
     "echo": ((False,), "the prompt is not repeated"),
-    "suffix": (("",), "text is continued and not filled in"),
+    "suffix": (("",), "text is continued, not filled in"),
     "stop": (([],), "an answer ends at the model's own end, or after max_tokens"),
     "tools": (([],), "tools are not called"),
     "tool_choice": (("none",), "tools are not called"),
@@ -41,13 +41,13 @@ _ONLY: Mapping[str, tuple[tuple[object, ...], str]] = {
     "modalities": ((["text"],), "answers are text"),
     "store": ((False,), "nothing is kept"),
 }
-"""Settings that may be given with these values, or null, and why with no other."""
+"""The values that these settings may have, apart from null, and the reason why others are refused."""
 _WITHOUT_EFFECT = frozenset({"seed", "user", "metadata", "safety_identifier", "service_tier", "prompt_cache_key"})
-"""Fields that change no greedy text, whatever they say."""
+"""Fields that never change greedy text."""
 
 
 class Refused(Exception):
-    """A request that is not answered, with the words and the status that its sender gets."""
+    """A refused request, with the message and the status for its sender."""
 
     def __init__(self, message: str, *, status: int = 400, field: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -55,7 +55,7 @@ class Refused(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """In OpenAI's form."""
+        """The JSON body, in OpenAI's form."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {"error": {"message": self.message, "type": kind, "param": self.field, "code": self.code}}
 
@@ -65,23 +65,23 @@ class _Form(BaseModel):
 
 
 def require_few(prompts: int) -> None:
-    """One request has at least one prompt, and few.
+    """Check that one request has at least one prompt, and not too many.
 
     Raises:
-        Refused: it has none or too many.
+        Refused: the request has none or too many.
     """
     if not 1 <= prompts <= PROMPTS:
         raise Refused(f"prompt: {prompts} prompts; give 1 to {PROMPTS} in one request", field="prompt")
 
 
 def _few(given: object) -> object:
-    """Count prompts before each is looked at."""
+    """Count prompts before any is validated."""
     if isinstance(given, list) and given and not isinstance(given[0], int):
         require_few(len(given))
     return given
 
 
-# At the first wrong entry reading ends: pydantic would make an error of each in a million.
+# Stop at the first wrong entry: otherwise pydantic would make an error for each of a million.
 _Ids = Annotated[list[int], Field(fail_fast=True)]
 _Texts = Annotated[list[str], Field(fail_fast=True)]
 _NewTokens = Annotated[int, Field(ge=1, le=_MOST_NEW_TOKENS)]
@@ -97,7 +97,7 @@ class _Request(_Form):
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
-    """vLLM's extension: the ids of the answer beside its text."""
+    """vLLM's extension: return the ids of the answer with its text."""
 
 
 class CompletionRequest(_Request):
@@ -106,7 +106,7 @@ class CompletionRequest(_Request):
 
     @property
     def prompts(self) -> list[str | list[int]]:
-        """One or many, as a list."""
+        """The prompts, always as a list."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         ids = [each for each in self.prompt if isinstance(each, int)]
@@ -131,12 +131,12 @@ class ChatRequest(_Request):
 
     @property
     def most(self) -> int | None:
-        """Most new tokens; ``max_tokens`` is the older name."""
+        """The most new tokens; ``max_tokens`` is the older name."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def plain(self) -> list[dict[str, str]]:
-        """The messages as templates know them, their parts joined."""
+        """The messages in the form for templates, with their parts joined."""
         return [
             {
                 "role": message.role,
@@ -156,7 +156,7 @@ def parse(kind: type[_Kind], body: bytes) -> _Kind:
     """Read a request.
 
     Raises:
-        Refused: it is no JSON, lacks a field, or asks for what is not served.
+        Refused: the body is not JSON, lacks a field, or asks for something that is not served.
     """
     try:
         given = loads(body)
@@ -172,7 +172,7 @@ def parse(kind: type[_Kind], body: bytes) -> _Kind:
             asked[name] = value
             continue
         allowed, reason = _ONLY[name]
-        # False is 0 to Python and not to a client: `logprobs: 0` asks for some.
+        # False equals 0 in Python but not for a client: `logprobs: 0` asks for some.
         if not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in allowed):
             instead = f"give {json.dumps(allowed[0])}, or leave it out" if allowed else "leave it out"
             raise Refused(f"{name} {quoted(value)} is not served: {reason}; {instead}", field=name)
@@ -181,7 +181,7 @@ def parse(kind: type[_Kind], body: bytes) -> _Kind:
         name = cut(unknown[0])
         raise Refused(f"{name} is not known here; {near_names(name, known)}", field=name)
     try:
-        # Null is what clients send for a field that was not given.
+        # Clients send null for a field that was not given.
         return kind.model_validate({name: value for name, value in asked.items() if value is not None})
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]

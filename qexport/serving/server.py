@@ -1,4 +1,4 @@
-"""Load an artifact, make sure that it runs as its manifest says, and serve it until a signal ends it."""
+"""Load an artifact, check that it runs as its manifest says, and serve it until a signal arrives."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qexport.artifact import require_named
-from qexport.errors import InputError, UnsupportedHere
-from qexport.own_data import load_verified
+from qexport.core import InputError, UnsupportedHere, load_verified, require_named
+from qexport.deployment import require_onnx
 from qexport.runtime import open_session
 from qexport.serving.chat import load_template
 from qexport.serving.tokens import Tokens
 from qexport.serving.worker import Worker
 from qexport.serving.writing import Writer, read_limits
-from qexport.twins import require_onnx
 
 if TYPE_CHECKING:
     import uvicorn
 
-    from qexport.runtime import Provider
+    from qexport.core import Provider
     from qexport.serving.app import Served
 
 _LIBRARIES = ("jinja2", "starlette", "tokenizers", "uvicorn")
@@ -35,7 +33,7 @@ _READ = (
     "chat_template.jinja",
 )
 _GRACE_S = 8
-"""For requests under way once the server is to end; `docker stop` kills after ten."""
+"""Seconds for running requests after the signal; `docker stop` kills after ten."""
 
 
 def serve(
@@ -47,21 +45,21 @@ def serve(
     threads: int | None,
     ready: Callable[[Served, str], None],
 ) -> None:
-    """Serve an artifact; returns once SIGINT or SIGTERM has ended it, and the requests under way with it.
+    """Serve an artifact. Returns after SIGINT or SIGTERM, when the running requests have ended.
 
     Args:
         path: the artifact's folder, whose files are hashed again.
-        host: address to listen on.
-        port: 0 takes any that is free.
-        provider: the execution provider that must run it.
-        threads: for the runtime; None takes every processor this process may use.
-        ready: told what is served and its URL, once it has generated a token and listens.
+        host: the address to listen on.
+        port: the port; 0 takes any free one.
+        provider: the execution provider that must run the artifact.
+        threads: threads for the runtime; None takes every processor that this process may use.
+        ready: called with the served artifact and the URL, after the first token, when the server listens.
 
     Raises:
-        InputError: no artifact, or one without what a server needs.
+        InputError: the folder has no artifact, or one that lacks a file for serving.
         ContractError: a file was altered or added, or other kernels run than the manifest names.
-        UnsupportedHere: a library is missing, the artifact needs PyTorch, or the address cannot be had.
-        ProviderUnavailable: the provider is not there.
+        UnsupportedHere: a library is missing, the artifact needs PyTorch, or the address cannot be used.
+        ProviderUnavailable: the provider is missing.
     """
     _require_libraries()
     import uvicorn
@@ -75,7 +73,7 @@ def serve(
         try:
             uvicorn.Server(config).run(sockets=[listening])
         except KeyboardInterrupt:
-            pass  # the signal that ended it, raised again behind its last request
+            pass  # the signal that ended the server, raised again after the last request
         finally:
             served.worker.close()
     finally:
@@ -83,7 +81,7 @@ def serve(
 
 
 def configure(served: Served) -> uvicorn.Config:
-    """Settings of uvicorn for what is served."""
+    """The settings of uvicorn."""
     import uvicorn
 
     from qexport.serving.app import build_app
@@ -102,20 +100,25 @@ def configure(served: Served) -> uvicorn.Config:
 
 
 def load(path: Path, *, provider: Provider, threads: int | None) -> Served:
-    """An artifact that has been checked and has generated a token; see :func:`serve` for the errors."""
+    """An artifact that was checked and has generated a token; see :func:`serve` for the errors."""
     _require_libraries()
     from qexport.serving.app import Served
 
     artifact = load_verified(path)
     require_onnx(artifact, "to serve")
-    require_named(artifact, _READ)  # a file laid beside would decide what is answered
+    require_named(artifact, _READ)  # an added file could change the answers
     tokens = Tokens(path)
     template = load_template(path, tokens)
     limits = read_limits(artifact, tokens.end)
-    session = open_session(artifact, provider=provider, threads=threads, observe="kernels")
+    # A session that was profiled goes on collecting statistics of its threads after the profile ended: 2 kB an answer with
+    # onnxruntime 1.31.1. So one session shows the kernels, and another one answers.
+    ran = open_session(artifact, provider=provider, threads=threads, observe="kernels").facts()
+    session = open_session(artifact, provider=provider, threads=threads)
     worker = Worker(Writer(artifact, session, limits))
     worker.first_token()
-    return Served(artifact=artifact, session=session, tokens=tokens, template=template, limits=limits, worker=worker)
+    return Served(
+        artifact=artifact, session=session, ran=ran, tokens=tokens, template=template, limits=limits, worker=worker
+    )
 
 
 def _require_libraries() -> None:

@@ -1,4 +1,4 @@
-"""JSON from strangers: UTF-8, each key once, finite numbers, whole characters, and nothing nested past the stack."""
+"""JSON from untrusted clients: UTF-8, unique keys, finite numbers, whole characters, and nesting within the stack."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 from typing import Any, NoReturn
 
 SHOWN_CHARACTERS = 80
-"""Longest piece of a request that an answer repeats."""
+"""The most characters of a request that an answer repeats."""
 
 
 def loads(body: bytes) -> Any:
     """Read a JSON text.
 
     Raises:
-        ValueError: it is none, or has a key twice, a number that is not finite, or half of a surrogate pair.
+        ValueError: the text is not JSON, or has a key twice, a number that is not finite, or half of a surrogate pair.
     """
     try:
         given = json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_refuse_constant)
@@ -22,17 +22,17 @@ def loads(body: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not UTF-8") from error
     except UnicodeEncodeError as error:
-        raise ValueError("a \\u escape is half of a surrogate pair, which is no character") from error
+        raise ValueError("a \\u escape is half of a surrogate pair, not a character") from error
     except RecursionError:
         raise ValueError("lists or objects are nested too deep") from None
     return given
 
 
 def has_more_values(body: bytes, most: int) -> bool:
-    """Estimate by its commas if a JSON text has more values than ``most``; counting is much cheaper than reading the text."""
+    """Estimate from its commas if a JSON text has more values than ``most``; this is much cheaper than parsing."""
     if body.count(b",") < most:
         return False
-    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # what is left of quotes begins or ends a string
+    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # each remaining quote begins or ends a string
     if bare.count(b'"') > 4 * most:  # a value and its key are two strings
         return True
     outside = b"".join(bare.split(b'"')[::2])
@@ -45,7 +45,7 @@ def cut(text: str, most: int = SHOWN_CHARACTERS) -> str:
 
 
 def quoted(value: object) -> str:
-    """A value of a request as an answer may repeat it."""
+    """A value of a request, in a form that an answer may repeat."""
     try:
         return cut(json.dumps(value))
     except RecursionError:
@@ -57,9 +57,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {quoted(twice)} is there twice")
+        raise ValueError(f"the key {quoted(twice)} occurs twice")
     return made
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

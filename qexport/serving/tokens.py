@@ -1,9 +1,9 @@
-"""Text to token ids and back, as transformers' AutoTokenizer does it, by its Rust library alone.
+"""Text to token ids and back, like transformers' AutoTokenizer, but with its Rust library alone.
 
-Ids differ from what ``tokenizer.json`` says by itself in four ways, all of them transformers' (4.57, ``tokenization_utils_fast.py``
-and the ``update_post_processor`` of the classes in :data:`_REBUILDING`): truncation and padding are off, tokens that only
-``tokenizer_config.json`` names are added, its ``add_prefix_space`` is heeded, and some classes make the part that adds BOS and
-EOS anew.
+transformers (4.57, ``tokenization_utils_fast.py`` and the ``update_post_processor`` of the classes in
+:data:`_REBUILDING`) changes the ids of a plain ``tokenizer.json`` in four ways, which are repeated here: truncation and
+padding are off; tokens that only ``tokenizer_config.json`` names are added; its ``add_prefix_space`` is obeyed; some
+classes rebuild the part that adds BOS and EOS.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qexport.errors import ContractError, InputError
+from qexport.core import ContractError, InputError
 from qexport.serving.prompt_bound import most_characters
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _REBUILDING: Mapping[str, _Rebuilt] = {
     "CohereTokenizer": _Rebuilt(adds_bos=True, bos="<BOS_TOKEN>", eos="<|END_OF_TURN_TOKEN|>"),
     "GPTNeoXTokenizer": _Rebuilt(adds_bos=False, bos="<|endoftext|>", eos="<|endoftext|>"),
 }
-"""Classes that go by ``add_bos_token`` and ``add_eos_token`` and not by the file, with what they take where nothing is said."""
+"""Classes that obey ``add_bos_token`` and ``add_eos_token`` instead of the file, with their defaults."""
 _CLASSES: Mapping[str, str] = {
     "code_llama": "CodeLlamaTokenizer",
     "cohere": "CohereTokenizer",
@@ -51,15 +51,15 @@ _CLASSES: Mapping[str, str] = {
     "phi3": "LlamaTokenizer",
     "stablelm": "GPTNeoXTokenizer",
 }
-"""The class of a ``model_type``, where no file names one."""
+"""The class of a ``model_type``, for folders that do not name a class."""
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
-"""A token of one byte, in vocabularies that fall back to bytes."""
+"""A token of one byte, in vocabularies with byte fallback."""
 _AHEAD = 8
-"""Tokens of a prompt that its answer is decoded behind."""
+"""The number of prompt tokens that are decoded before an answer."""
 _INCOMPLETE = "\ufffd"
-"""What a decoder writes for bytes that are no character, or none yet."""
+"""The decoder's output for bytes that are not a character, or not yet."""
 
 
 class Tokens:
@@ -69,14 +69,14 @@ class Tokens:
         """Read the tokenizer's files.
 
         Raises:
-            InputError: there is no ``tokenizer.json``, it cannot be read, or the files disagree on a token.
+            InputError: ``tokenizer.json`` is missing or cannot be read, or the files disagree on a token.
         """
         from tokenizers import Tokenizer
 
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise InputError(
-                f"{folder}: has no tokenizer.json, by which alone text is read here; save the model's tokenizer with "
+                f"{folder}: has no tokenizer.json, which the server needs; save the model's tokenizer with "
                 "AutoTokenizer.from_pretrained(...).save_pretrained(...) and export again"
             )
         try:
@@ -96,23 +96,23 @@ class Tokens:
 
     @property
     def special(self) -> dict[str, str]:
-        """The special tokens that have a name: ``bos_token``, ``eos_token`` and their like."""
+        """The special tokens that have a name, such as ``bos_token`` and ``eos_token``."""
         return {name: _text(self._config[name]) for name in _SPECIAL if self._config.get(name)}
 
     @property
     def end(self) -> int | None:
-        """The id of EOS, where there is one."""
+        """The id of EOS; None without EOS."""
         text = self.special.get("eos_token")
         return None if text is None else self._tokenizer.token_to_id(text)
 
     @property
     def chat_template(self) -> object:
-        """``chat_template`` of the settings: a text, or a list of named ones."""
+        """``chat_template`` of the settings: a text, or a list of named texts."""
         return self._config.get("chat_template")
 
     def encode(self, text: str, *, special: bool = True) -> tuple[int, ...]:
-        """The ids of a text, with the special tokens that the tokenizer puts around it unless ``special`` is off."""
-        # Of the two, only the call for a batch lets other threads of Python run meanwhile.
+        """The ids of a text, with the special tokens that the tokenizer adds if ``special`` is True."""
+        # Only the batch call releases Python's lock for other threads.
         (found,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=special)
         return tuple(found.ids)
 
@@ -121,7 +121,7 @@ class Tokens:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def is_byte(self, token: int) -> bool:
-        """Whether a token stands for one byte, which with its neighbours may make a character."""
+        """True if a token stands for one byte, which may form a character with its neighbours."""
         return _BYTE.fullmatch(self._tokenizer.id_to_token(token) or "") is not None
 
     def most_characters(self, context: int) -> int | None:
@@ -129,7 +129,7 @@ class Tokens:
         return most_characters(json.loads(self._tokenizer.to_str()), context)
 
     def _add_tokens(self, file: Path) -> None:
-        """Add what the settings name and the file does not have, or has with other flags."""
+        """Add tokens that the settings name and the file lacks, or has with other flags."""
         from tokenizers import AddedToken
 
         there = self._tokenizer.get_added_tokens_decoder()
@@ -178,11 +178,11 @@ class Tokens:
 
 
 class TextStream:
-    """The text of an answer as its tokens come, cut between characters.
+    """The text of an answer token by token, cut between characters.
 
-    The answer is decoded as a whole behind the end of its prompt each time, and what is new is handed out: a decoder may drop
-    a space at the beginning of a text. Held back is what a later token may still change: bytes that are no character yet, and
-    any row of single bytes, which some decoders turn into a character together or not at all.
+    Each time the whole answer is decoded after the end of its prompt, and the new text is returned: a decoder may drop
+    a space at the beginning of a text. Text that a later token may change is held back: bytes that are not a character
+    yet, and any run of single bytes, which some decoders turn into a character together or not at all.
     """
 
     def __init__(self, tokens: Tokens, prompt: Sequence[int]) -> None:
@@ -194,10 +194,10 @@ class TextStream:
         self._sent = tokens.decode(ahead).rstrip(_INCOMPLETE)
 
     def push(self, ids: Sequence[int], *, last: bool) -> str:
-        """The text that ``ids`` add; with ``last`` all that was held back too.
+        """The text that ``ids`` add; with ``last`` also all text that was held back.
 
         Raises:
-            ContractError: the decoder takes back what it wrote before.
+            ContractError: the decoder changes text that was already returned.
         """
         self._ids.extend(ids)
         if not last and (not ids or self._tokens.is_byte(ids[-1])):
@@ -213,7 +213,7 @@ class TextStream:
 
 def _settings(folder: Path) -> dict[str, Any]:
     config = _json(folder / "tokenizer_config.json")
-    # Folders of before 2023 keep the special tokens in a file of their own.
+    # Folders from before 2023 keep the special tokens in a separate file.
     return config if "added_tokens_decoder" in config else _json(folder / "special_tokens_map.json") | config
 
 

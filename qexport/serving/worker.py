@@ -1,4 +1,4 @@
-"""One thread that runs the model, and the requests that wait for it."""
+"""One thread that runs the model, and the queue of requests for it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from qexport.serving.writing import Prompt, Token, Writer
 
 WAITING = 64
-"""Requests at once, the one that runs included; a server that takes more only answers later."""
+"""The most requests at once, with the running one; more would only get later answers."""
 _PROBE: Prompt = (0,)
 
 
 class Busy(Exception):
-    """As many requests as are taken wait already."""
+    """The queue of requests is full."""
 
 
 class Worker:
-    """Runs one request after another; used from one event loop."""
+    """Runs one request after another; for use from one event loop."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -29,23 +29,23 @@ class Worker:
         self._counting = threading.Lock()
         self._probing: asyncio.Task[None] | None = None
         self.failure = ""
-        """What went wrong in the last request that ended; empty after one that went well."""
+        """The error of the last finished request; empty if it succeeded."""
 
     @property
     def requests(self) -> int:
-        """Requests that run or wait."""
+        """The number of requests that run or wait."""
         return self._requests
 
     def first_token(self) -> None:
-        """Generate one token, and wait for it; the first that is generated proves that the model runs."""
+        """Generate one token and wait for it; this proves that the model runs."""
         self._thread.submit(lambda: next(self._writer.write([_PROBE], new_tokens=1))).result()
 
     async def healthy(self) -> bool:
-        """Whether a token can be had: an idle model generates one, a busy one goes by its last request."""
+        """True if the model can generate: an idle model generates one token, a busy one reports its last request."""
         if self._requests == 0:
             if self._probing is None or self._probing.done():
                 self._probing = asyncio.create_task(self._probe())
-            await asyncio.shield(self._probing)  # one token answers all who ask meanwhile, and one may leave
+            await asyncio.shield(self._probing)  # one token serves all concurrent checks; one may be cancelled
         return not self.failure
 
     async def _probe(self) -> None:
@@ -57,7 +57,7 @@ class Worker:
             self.failure = ""
 
     async def write(self, prompts: Sequence[Prompt], *, new_tokens: int) -> AsyncGenerator[list[Token], None]:
-        """See :meth:`Writer.write`; the model stops where the iterator is closed.
+        """See :meth:`Writer.write`; the model stops if the iterator is closed.
 
         Raises:
             Busy: too many requests wait.
@@ -69,7 +69,7 @@ class Worker:
         unwanted = threading.Event()
 
         def hand_over(item: list[Token] | Exception | None) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            with contextlib.suppress(RuntimeError):  # the loop is closed and no one waits
                 loop.call_soon_threadsafe(arrived.put_nowait, item)
 
         def work() -> None:
@@ -78,9 +78,9 @@ class Worker:
                 steps = self._writer.write(prompts, new_tokens=new_tokens)
                 while not unwanted.is_set() and (tokens := next(steps, None)) is not None:
                     hand_over(tokens)
-            except Exception as error:  # noqa: BLE001 (raised where it is waited for)
+            except Exception as error:  # noqa: BLE001 (raised in the waiting request)
                 last = error
-            # Counted until the model is done with it, and not until a slow client has read its answer.
+            # The request counts until the model is done, not until a slow client has read its answer.
             self._count(-1)
             hand_over(last)
 
@@ -103,7 +103,7 @@ class Worker:
             self._requests += by
 
     def close(self) -> None:
-        """Wait for the step that runs; what waits is dropped."""
+        """Wait for the running step; drop waiting requests."""
         self._thread.shutdown(cancel_futures=True)
 
 

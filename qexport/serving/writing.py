@@ -1,4 +1,4 @@
-"""Greedy continuation, step by step: of one prompt, or of many as a padded batch."""
+"""Greedy continuation, step by step: for one prompt, or for many as a padded batch."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from qexport.decoding import padded
-from qexport.errors import InputError
-from qexport.metrics.tasks import Batching
+from qexport.core import InputError
+from qexport.inputs import Architecture
+from qexport.runtime import Batching, padded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from qexport.artifact import Artifact
-    from qexport.decoding import Decoder
-    from qexport.runtime import Session
+    from qexport.core import Artifact
+    from qexport.runtime import Decoder, Session
 
 Prompt = tuple[int, ...]
 Finish = Literal["stop", "length"]
 
 _LOGITS = 2**27
-"""Logits of a batch of prompts, 512 MiB: they bound how many rows are run together."""
+"""The most logits of a batch of prompts, 512 MiB; this bounds the rows that run together."""
 
 
 class Token(NamedTuple):
@@ -34,39 +33,39 @@ class Token(NamedTuple):
     row: int
     id: int
     finish: Finish | None
-    """Why no other follows; None where one may."""
+    """The reason why no token follows; None if one may."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a model can be asked for."""
+    """The limits of a model for requests."""
 
     context: int
-    """Most tokens of a row, the prompt included."""
+    """The most tokens of a row, with the prompt."""
     vocabulary: int
     stop: frozenset[int]
     """Tokens that end an answer."""
 
 
 def read_limits(artifact: Artifact, end: int | None) -> Limits:
-    """Limits of an artifact from its configuration.
+    """The limits of an artifact from its configuration.
 
     Args:
-        artifact: whose side files are read.
-        end: EOS of its tokenizer, which counts where no configuration names an end.
+        artifact: the artifact whose side files are read.
+        end: EOS of its tokenizer, used if no configuration names an end.
 
     Raises:
-        InputError: ``config.json`` is not there, or names no context.
+        InputError: ``config.json`` is missing, or names no context.
     """
     config, generation = _config(artifact, "config.json"), _config(artifact, "generation_config.json")
-    context = Batching.of(artifact.manifest, config).context if "vocab_size" in config else None
-    if context is None:
+    architecture = Architecture.of(config)
+    if architecture.context_length is None or architecture.vocabulary is None:
         raise InputError(f"{artifact.path / 'config.json'}: names no vocabulary or context; export the model again")
     named = generation.get("eos_token_id", config.get("eos_token_id"))
     ends = [end] if named is None else named if isinstance(named, list) else [named]
     return Limits(
-        context=context,
-        vocabulary=int(config["vocab_size"]),
+        context=architecture.context_length,
+        vocabulary=architecture.vocabulary,
         stop=frozenset(token for token in ends if token is not None),
     )
 
@@ -88,14 +87,14 @@ class Writer:
         self._switch = math.inf if self._batching.switch is None else self._batching.switch
 
     def write(self, prompts: Sequence[Prompt], *, new_tokens: int) -> Iterator[list[Token]]:
-        """New tokens as they come, those of one step together; nothing runs on once the iterator is closed.
+        """New tokens as they come, those of one step together. Nothing runs after the iterator is closed.
 
-        Each row gets what it gets alone: rows that a common range of activations would tie together, or a switch of the
-        rotary factors, are run by themselves.
+        Each row gets the same tokens as it gets alone. Rows run separately if a shared range of activations, or
+        a switch of the rotary factors, would make them depend on each other.
 
         Args:
-            prompts: at least one token each; with ``new_tokens`` within the context.
-            new_tokens: most of each prompt.
+            prompts: the prompts, of at least one token each; with ``new_tokens`` they must fit into the context.
+            new_tokens: the most new tokens of each prompt.
         """
         for rows in self._groups(prompts, new_tokens):
             yield from self._run({row: prompts[row] for row in rows}, new_tokens)
@@ -127,10 +126,10 @@ class Writer:
             if not going:
                 return
             if longest + step == self._switch + 1:
-                # From here on all positions turn otherwise, those in the cache too: transformers drops it as well.
+                # From here on the rotary factors of all positions differ, also in the cache; transformers drops it.
                 decoder, latest = self._begin(rows, new_tokens - step)
             else:
-                latest = decoder.step(latest)  # rows that have ended are fed along
+                latest = decoder.step(latest)  # rows that have ended stay in the batch
 
     def _begin(self, rows: Sequence[Sequence[int]], new_tokens: int) -> tuple[Decoder, NDArray[np.int64]]:
         decoder = self._session.decoder(batch=len(rows), capacity=max(map(len, rows)) + new_tokens)

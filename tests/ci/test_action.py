@@ -452,7 +452,7 @@ def test_it_installs_from_a_checkout(job, tmp_path, path):
     offline = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_EXTRA_INDEX_URL": ""}
     done = job(steps=[INSTALL], environment=offline)
     assert done.code == 0, done.stdout + done.stderr
-    assert (here / "qexport" / "gate.py").is_file()
+    assert (here / "qexport" / "gating" / "pipeline.py").is_file()
     shown = subprocess.run([tmp_path / "venv" / "bin" / "qexport", "gate", "--help"], capture_output=True, check=True)
     assert b"--baseline" in shown.stdout
 

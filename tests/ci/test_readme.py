@@ -1,4 +1,4 @@
-"""The lines of the README that adopt the gate, copied into an empty repository."""
+"""The lines of docs/gate.md that adopt the gate, copied into an empty repository."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-SECTION = re.search(r"## Gate a pull request\n(.*?)\n## ", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[
-    1
-]
+PAGE = (ROOT / "docs" / "gate.md").read_text(encoding="utf-8")
+SECTION = PAGE.partition("\n## ")[0]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", SECTION, re.DOTALL)
 
 
@@ -22,9 +21,14 @@ def test_they_are_ten():
     assert sum(len(block.strip().splitlines()) for _, block in BLOCKS) == 10
 
 
+def test_the_readme_links_the_page_with_the_same_command():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "(docs/gate.md)" in readme
+    assert "\nqexport gate build/* --baseline gate.json\n" in readme
+
+
 @pytest.mark.slow
 def test_they_adopt_it(path, tmp_path):
-    """The model alone is another one: ``path/to/model`` is the bundled one."""
     (_, budgets), (_, once), (_, workflow) = BLOCKS
     home = tmp_path / "repository"
     home.mkdir()
@@ -33,7 +37,7 @@ def test_they_adopt_it(path, tmp_path):
     env["PATH"] = f"{path}{os.pathsep}{env['PATH']}"
 
     def bash(script, *, code=0):
-        words = ["bash", "-euo", "pipefail", "-c", script.replace("path/to/model", "reference")]
+        words = ["bash", "-euo", "pipefail", "-c", script]
         done = subprocess.run(words, cwd=home, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout
@@ -45,6 +49,8 @@ def test_they_adopt_it(path, tmp_path):
     assert asked.keys() <= yaml.safe_load((ROOT / "action.yml").read_text())["inputs"].keys()
     command = f"qexport gate {asked['artifacts']} --baseline {asked['baseline']}"
     assert command in SECTION
-    assert "gate: all 2 rows pass" in bash(command)
+    last = bash(command).strip().splitlines()[-1]
+    assert last == "gate: all 2 rows pass (baseline gate.json)"
+    assert last in PAGE
     bash("qexport quantize build/fp32 -o build/int8 --nodes attention --overwrite")
     assert "in the baseline --nodes all" in bash(command, code=1)

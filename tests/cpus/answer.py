@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from qexport import measure
-from qexport.errors import QExportError
+from qexport.core.errors import QExportError
+from qexport.measurement.job import Question, failed
+from qexport.measurement.subject import Subject
 
 for line in sys.stdin:
-    question = measure._Question.model_validate_json(line)
+    question = Question.model_validate_json(line)
     try:
-        answer = measure._answer(question)
+        answer = Subject(question.artifact, question.provider).answer(question)
     except QExportError as error:
-        answer = measure.failed(error)
+        answer = failed(error)
     question.answer.write_text(answer.model_dump_json())
     print("answered", flush=True)  # noqa: T201  # it is what the parent waits for

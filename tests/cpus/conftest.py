@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from qexport import measure, pipeline
-from qexport.inputs.budgets import GatePlan
+from qexport import exporting, quantization
+from qexport.gating.budgets import GatePlan
 from qexport.inputs.text import load_text
-from qexport.recipes import RECIPES
+from qexport.measurement import probing
+from qexport.quantization.recipes import RECIPES
 from tests.cpus.emulator import CPUS, Emulated, missing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,10 +49,10 @@ def pytest_collection_modifyitems(items):
 def rows(tmp_path_factory) -> dict[str, Path]:
     """The bundled model in every arithmetic, made on this CPU."""
     folder = tmp_path_factory.mktemp("rows")
-    made = {"fp32": pipeline.export("reference", folder / "fp32").path}
+    made = {"fp32": exporting.export("reference", folder / "fp32").path}
     for name, (recipe, options) in ROWS.items():
         text = load_text(CALIBRATION) if RECIPES[recipe].scheme.calibration else None
-        made[name] = pipeline.quantize(
+        made[name] = quantization.quantize(
             str(made["fp32"]), folder / name, recipe_name=recipe, options=options, text=text
         ).path
     return made
@@ -71,7 +72,7 @@ def emulated(request) -> Iterator[Emulated]:
 def measured_on(emulated: Emulated) -> Iterator[None]:
     """Measurements come from there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "_ask_child", emulated.ask)
+        patch.setattr(probing, "_ask_child", emulated.ask)
         yield
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qexport import measure
+from qexport.measurement import probing
 
 ROOT = Path(__file__).resolve().parents[2]
 QEMU = "qemu-x86_64"
@@ -58,23 +58,23 @@ class Emulated:
             env=os.environ | {"OPENBLAS_CORETYPE": cpu.blas, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         )
 
-    def ask(self, job: measure.Job, artifact: Any, tokens: Any) -> Any:
+    def ask(self, job: probing.Job, artifact: Any, tokens: Any) -> Any:
         """The answer of one job, in place of ``measure._ask_child``; one that was given before is remembered."""
         key = (artifact.sha256, artifact.manifest.model_dump_json(), job.probe, tokens.sha256)
         if key not in self._known:
             self._known[key] = self._asked(job, artifact, tokens)
         return self._known[key]
 
-    def _asked(self, job: measure.Job, artifact: Any, tokens: Any) -> Any:
+    def _asked(self, job: probing.Job, artifact: Any, tokens: Any) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with tempfile.TemporaryDirectory(prefix="qexport-emulated-") as name:
-            question = measure.question_of(job, artifact, tokens, Path(name)).model_copy(update={"threads": 1})
+            question = probing.question_of(job, artifact, tokens, Path(name)).model_copy(update={"threads": 1})
             self._process.stdin.write(question.model_dump_json() + "\n")
             self._process.stdin.flush()
             while (line := self._process.stdout.readline()) != "answered\n":
                 assert line, f"the emulated process ended: {self._words()}"
-            return measure.read_answer(question.answer.read_text())
+            return probing.read_answer(question.answer.read_text())
 
     def close(self) -> None:
         """End the process."""

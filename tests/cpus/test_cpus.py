@@ -7,12 +7,13 @@ import shutil
 import numpy as np
 import pytest
 
-from qexport import pipeline, stats
-from qexport.artifact import load_artifact
-from qexport.baseline import read_baseline
-from qexport.gate import add_cpu, gate, update
+from qexport import quantization
+from qexport.core import stats
+from qexport.core.artifact import load_artifact
+from qexport.gating.baseline import read_baseline
 from qexport.gating.bench import GateOptions
 from qexport.gating.explained import explained_nats
+from qexport.gating.pipeline import add_cpu, gate, update
 from qexport.inputs.text import load_text
 from tests.cpus.conftest import CALIBRATION, measured_on
 from tests.plants import planted, scaled, scales
@@ -90,7 +91,7 @@ def test_a_scale_off_by_two_percent_fails_with_the_baseline_of_the_other_cpu(
 
 
 def test_weights_that_saturate_are_refused_where_they_do(rows, plan, here, emulated, tmp_path):
-    full = pipeline.quantize(
+    full = quantization.quantize(
         str(rows["fp32"]),
         tmp_path / "int8-dynamic",
         recipe_name="int8-dynamic",

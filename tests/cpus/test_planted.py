@@ -1,14 +1,14 @@
-"""Every regression of tests/test_planted_regressions.py, found on another CPU than the baseline's."""
+"""Every regression of tests/gating/test_planted_regressions.py, found on another CPU than the baseline's."""
 
 from __future__ import annotations
 
 import pytest
 
-from qexport.gate import gate
 from qexport.gating.bench import GateOptions
-from tests import test_planted_regressions as at_home
+from qexport.gating.pipeline import gate
 from tests.cpus.conftest import measured_on
-from tests.test_planted_regressions import good
+from tests.gating import test_planted_regressions as at_home
+from tests.gating.test_planted_regressions import good
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from qexport.pipeline import export, quantize
+from qexport.exporting.pipeline import export
+from qexport.quantization.pipeline import quantize
 from tests.deploy.clients.install import CLIENTS, NOTE
 from tests.deploy.proof import Case, case_of
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from qexport.artifact import load_artifact
-from qexport.decoding import generate, padded
-from qexport.inputs.models import load_tokenizer, load_torch_model, stop_ids
-from qexport.pipeline import Trust, locate, source_of
-from qexport.runtime import open_session
+from qexport.core.artifact import load_artifact
+from qexport.inputs.location import Trust, locate
+from qexport.inputs.models import load_tokenizer, load_torch_model, source_of, stop_ids
+from qexport.runtime.decoding import generate, padded
+from qexport.runtime.opening import open_session
 
 MODELS = ("stories260K", "reference")
 TEXTS = ("Once upon a time there was a little fox", "One day", "The owl and the rabbit went to the river to")

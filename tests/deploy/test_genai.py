@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from qexport.deploy import deploy
+from qexport.deployment.pipeline import deploy
 from tests.deploy.proof import MODELS, NEW_TOKENS, PROGRAMS, TEXTS, ask
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]

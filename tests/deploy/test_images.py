@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qexport import pipeline
-from qexport.artifact import load_artifact
-from qexport.decoding import generate
-from qexport.runtime import open_session
+from qexport import exporting, quantization
+from qexport.core.artifact import load_artifact
+from qexport.runtime.decoding import generate
+from qexport.runtime.opening import open_session
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -139,10 +139,10 @@ def artifacts(data_dir, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("served")
     made = {}
     for model, source in (("stories260K", str(data_dir / "models" / "stories260K")), ("reference", "reference")):
-        fp32 = pipeline.export(source, folder / f"{model}-fp32")
+        fp32 = exporting.export(source, folder / f"{model}-fp32")
         made[f"{model} fp32"] = fp32.path
         for recipe in ("int8-static", "int8-dynamic", "w4a16-rtn"):
-            made[f"{model} {recipe}"] = pipeline.quantize(
+            made[f"{model} {recipe}"] = quantization.quantize(
                 str(fp32.path), folder / f"{model}-{recipe}", recipe_name=recipe
             ).path
     return made
@@ -388,7 +388,7 @@ def test_the_openai_client_talks_by_the_chat_template(client, artifacts, run_ima
     source = tmp_path / "talker"
     shutil.copytree(ROOT / "models" / "reference", source)
     (source / "chat_template.jinja").write_text(TEMPLATE)
-    artifacts["talker fp32"] = pipeline.export(str(source), tmp_path / "artifact").path
+    artifacts["talker fp32"] = exporting.export(str(source), tmp_path / "artifact").path
     tokenizer = AutoTokenizer.from_pretrained(source)
     ids = tokenizer.apply_chat_template(TALK, add_generation_prompt=True)
     tokens = by_torch(source, ids)[:20]

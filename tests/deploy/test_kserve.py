@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from qexport.artifact import load_artifact
-from qexport.layouts import Request
-from qexport.layouts.kserve import LAYOUT, MANIFEST
+from qexport.core.artifact import load_artifact
+from qexport.deployment.layouts.kserve import LAYOUT, MANIFEST
+from qexport.deployment.layouts.layout import Request
 from tests.deploy.proof import PROGRAMS, ask
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from qexport.answering import Here
-from qexport.artifact import load_artifact
-from qexport.deploy import deploy
-from qexport.harness.lm import ArtifactLM
-from qexport.harness.tasks import load_task
+from qexport.core.artifact import load_artifact
+from qexport.deployment.pipeline import deploy
 from qexport.inputs.experiment import Tasks
-from qexport.runtime import open_session
+from qexport.measurement.answers import Here
+from qexport.measurement.tasks.lm import ArtifactLM
+from qexport.measurement.tasks.load import load_task
+from qexport.runtime.opening import open_session
 from tests.deploy.proof import MODELS, PROGRAMS, ask
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]

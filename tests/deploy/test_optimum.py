@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qexport.deploy import deploy
+from qexport.deployment.pipeline import deploy
 from tests.deploy.proof import MODELS, NEW_TOKENS, TEXTS
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from qexport.deploy import deploy
-from qexport.pipeline import quantize
-from qexport.selection import parse_selector
+from qexport.core.selection import parse_selector
+from qexport.deployment.pipeline import deploy
+from qexport.quantization.pipeline import quantize
 from tests.deploy.cdn import opened
 from tests.deploy.proof import MODELS, NEW_TOKENS, PROGRAMS, TEXTS, ask, case_of
 

@@ -19,12 +19,12 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from qexport.artifact import load_artifact
-from qexport.decoding import generate, padded
-from qexport.layouts import Request
-from qexport.layouts.interface import read_interface
-from qexport.layouts.triton import CONFIG, LAYOUT, MAX_BATCH
-from qexport.runtime import open_session
+from qexport.core.artifact import load_artifact
+from qexport.deployment.layouts.interface import read_interface
+from qexport.deployment.layouts.layout import Request
+from qexport.deployment.layouts.triton.repository import CONFIG, LAYOUT, MAX_BATCH
+from qexport.runtime.decoding import generate, padded
+from qexport.runtime.opening import open_session
 from tests.deploy.proof import NEW_TOKENS, PROGRAMS, TEXTS, ask
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]

@@ -35,7 +35,7 @@ def outcome(target: Target, number: int, work: Path) -> tuple[str, str]:
     """What became of an input, and the last line that was said of it."""
     import typer
 
-    from qexport import cli
+    from qexport.cli import process
 
     folder = work / f"{os.getpid()}"
     folder.mkdir()
@@ -44,7 +44,7 @@ def outcome(target: Target, number: int, work: Path) -> tuple[str, str]:
         target.spoil(folder, random.Random(f"{target.name}:{number}"))
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(told):
             try:
-                with cli._errors():
+                with process.reporting_errors():
                     target.read(folder)
                 code = 0
             except typer.Exit as ended:
@@ -118,16 +118,16 @@ class Reader:
 @contextlib.contextmanager
 def prepared() -> Iterator[tuple[Path, Path]]:
     """A folder with right inputs, and one to work in."""
-    from qexport import comparison, pipeline
+    from qexport.comparison import experiments, pipeline
+    from qexport.exporting.pipeline import export
+    from qexport.inputs.location import Trust
 
     with tempfile.TemporaryDirectory(prefix="qexport-fuzz-") as place:
         work = Path(place)
-        pipeline.export(
-            "reference", work / "fp32", exporter="fused", revision=None, trust=pipeline.Trust(), overwrite=False
-        )
-        experiment = comparison.experiment_for("reference")
-        run = comparison.only(comparison.measuring(experiment, ["weight_bytes", "disk_bytes"]), ["fp32", "w8a16-rtn"])
-        comparison.compare(run, work / "run")
+        export("reference", work / "fp32", exporter="fused", revision=None, trust=Trust(), overwrite=False)
+        experiment = experiments.experiment_for("reference")
+        run = experiments.only(experiments.measuring(experiment, ["weight_bytes", "disk_bytes"]), ["fp32", "w8a16-rtn"])
+        pipeline.compare(run, work / "run")
         (work / "inputs").mkdir()
         yield work, work / "inputs"
 

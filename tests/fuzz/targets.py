@@ -73,7 +73,7 @@ def spoil_artifact(kept: Path, name: str, *, sealed: bool = False) -> Callable[[
 
 def seal(place: Path) -> None:
     """Write the digests of what lies there now into the manifest."""
-    from qexport.artifact import MANIFEST_NAME, file_sha256
+    from qexport.core.artifact import MANIFEST_NAME, file_sha256
 
     manifest = json.loads((place / MANIFEST_NAME).read_text())
     for info in manifest["files"]:
@@ -85,24 +85,24 @@ def seal(place: Path) -> None:
 def _read_artifact(folder: Path) -> None:
     import onnx_ir as ir
 
-    from qexport import pipeline
-    from qexport.graph import load_verified
+    from qexport import inputs, quantization
+    from qexport.core.graph import load_verified_graph
+    from qexport.core.selection import parse_selector
     from qexport.inputs.models import load_tokenizer
-    from qexport.runtime import open_session
-    from qexport.selection import parse_selector
+    from qexport.runtime.opening import open_session
 
-    artifact = load_verified(folder / "artifact")
-    pipeline.plan(
+    artifact = load_verified_graph(folder / "artifact")
+    quantization.plan(
         str(artifact.path),
         parse_selector("attention"),
         recipe_name="int8-dynamic",
         exporter=None,
         revision=None,
-        trust=pipeline.Trust(),
+        trust=inputs.Trust(),
     )
     open_session(artifact, observe="kernels")
     ir.load(artifact.onnx_path)
-    source = pipeline.source_of(artifact)
+    source = inputs.source_of(artifact)
     _ = source.context_length
     load_tokenizer(source)
 
@@ -115,13 +115,13 @@ def _spoil_copy(content: bytes, name: str) -> Callable[[Path, random.Random], No
 
 
 def _read_records(folder: Path) -> None:
-    from qexport import comparison
+    from qexport.comparison import pipeline
 
-    comparison.report([folder / "records.jsonl"], folder / "report")
+    pipeline.report([folder / "records.jsonl"], folder / "report")
 
 
 def _read_journal(folder: Path) -> None:
-    from qexport.record import read_records
+    from qexport.core.record import read_records
 
     read_records(folder / "journal.jsonl")
 
@@ -133,20 +133,21 @@ def _read_experiment(folder: Path) -> None:
 
 
 def _read_budgets(folder: Path) -> None:
-    from qexport.inputs.budgets import load_gate_plan
+    from qexport.gating.budgets import load_gate_plan
 
     load_gate_plan(folder / "pyproject.toml")
 
 
 def _read_baseline(folder: Path) -> None:
-    from qexport.baseline import read_baseline
+    from qexport.gating.baseline import read_baseline
 
     read_baseline(folder / "gate.json")
 
 
 def _read_text(name: str) -> Callable[[Path], None]:
     def read(folder: Path) -> None:
-        from qexport.inputs.models import ModelSource, load_tokenizer
+        from qexport.inputs.models import load_tokenizer
+        from qexport.inputs.source import ModelSource
         from qexport.inputs.text import load_text, make_sentences, make_windows
 
         config = json.loads((REFERENCE / "config.json").read_text())
@@ -171,7 +172,7 @@ def _read_nodes(kept: Path) -> Callable[[Path], None]:
     def read(folder: Path) -> None:
         import onnx_ir as ir
 
-        from qexport.selection import parse_selector, weight_nodes
+        from qexport.core.selection import parse_selector, weight_nodes
 
         nodes = weight_nodes(ir.load(kept / "model.onnx"))
         parse_selector(f"@{folder / 'nodes.txt'}").select(nodes)
@@ -204,7 +205,7 @@ def _spoil_options(folder: Path, draw: random.Random) -> None:
 
 def _read_options(folder: Path) -> None:
     """Options alone: no model is there, so each command stops before it works."""
-    from qexport.cli import app
+    from qexport.cli.app import app
 
     app(json.loads((folder / "words.json").read_text()), standalone_mode=True)
 

@@ -6,15 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qexport.artifact import MANIFEST_NAME, load_artifact
-from qexport.errors import InputError
-from qexport.gating.bench import Bench, GateOptions
-from qexport.inputs.models import load_tokenizer
+from qexport.core.artifact import MANIFEST_NAME, load_artifact
+from qexport.core.errors import InputError
+from qexport.gating.bench import GateBench, GateOptions
+from qexport.inputs.models import load_tokenizer, source_of
 from qexport.inputs.text import load_text, make_sentences, make_windows
-from qexport.pipeline import source_of
 from tests import decoders
 from tests.gated import NO_GRAPH, ON, ONE, QUESTIONS, write_text
-from tests.harness.conftest import changed
+from tests.measurement.tasks.conftest import changed
 from tests.plants import fewer_merges
 
 PERPLEXITY = {"perplexity": {"at_most": 1.1, "of": "baseline"}}
@@ -27,14 +26,14 @@ def bench(gated):
     """A bench of both artifacts with some budgets."""
 
     def make(budgets=PERPLEXITY, *, paths=None, options=ONE, **settings):
-        return Bench(paths or gated.both, gated.plan(budgets, **settings), options)
+        return GateBench(paths or gated.both, gated.plan(budgets, **settings), options)
 
     return make
 
 
 def refused(message, *given, **named):
     with pytest.raises(InputError, match=message) as caught:
-        Bench(*given, **named)
+        GateBench(*given, **named)
     assert "\n" not in str(caught.value)
 
 
@@ -119,11 +118,11 @@ def test_what_cannot_be_read_at_all_leaves_no_model(bench, tmp_path):
 
 def test_text_is_read_only_where_something_is_fed_of_it(gated, tmp_path):
     absent = {"text": tmp_path / "absent.txt", "prompts": tmp_path / "absent.txt"}
-    Bench(gated.both, gated.plan(SIZES, **absent), ONE)
+    GateBench(gated.both, gated.plan(SIZES, **absent), ONE)
     for budgets in (PERPLEXITY, SENTENCES, {"latency_s": {"at_most": 1.1, "of": "fp32"}}):
         refused(r"absent\.txt", gated.both, gated.plan(budgets, text=tmp_path / "absent.txt"), ONE)
     speeds = {"tokens_per_s": {"at_least": 0.9, "of": "fp32"}}
-    Bench(gated.both, gated.plan(speeds, text=tmp_path / "absent.txt"), ONE)
+    GateBench(gated.both, gated.plan(speeds, text=tmp_path / "absent.txt"), ONE)
     refused(r"absent\.txt", gated.both, gated.plan(speeds, prompts=tmp_path / "absent.txt"), ONE)
 
 
@@ -266,6 +265,14 @@ def test_times_are_taken_in_turn(bench, asked):
     found.take({"latency_s": ["fp32", "int8"]})
     assert asked == [(name, "sentences", 2) for name in ("fp32", "int8", "fp32", "int8")]
     assert [len(found.records[name, "latency_s"].samples) for name in found.names] == [4, 4]
+
+
+def test_memory_is_measured_once_a_row(bench, asked):
+    found = bench({"peak_rss_bytes": {"at_most": 1.1, "of": "fp32"}}, sentences=2, rounds=3)
+    found.take({"peak_rss_bytes": ["fp32", "int8"]})
+    assert asked == [("fp32", "resident memory", 2), ("int8", "resident memory", 2)]
+    assert list(found.records) == [("fp32", "peak_rss_bytes"), ("int8", "peak_rss_bytes")]
+    assert all(record.samples[0][0] > 1e6 for record in found.records.values())
 
 
 def test_questions_that_are_away_are_a_reason(bench, tmp_path):

@@ -7,14 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from qexport import pipeline, stats
-from qexport.baseline import Ran, read_baseline
-from qexport.conditions import identity
-from qexport.gating.bench import Bench, GateOptions
+from qexport import quantization
+from qexport.core import stats
+from qexport.core.record import Conditions, Measurement
+from qexport.gating.baseline import Ran, read_baseline
+from qexport.gating.bench import GateBench, GateOptions
 from qexport.gating.explained import EXPLAINED_NATS
 from qexport.gating.judge import Judge, wanted_rows
-from qexport.record import Conditions, Measurement
-from qexport.runtime import SATURATES
+from qexport.measurement.conditions import identity
+from qexport.runtime.session import SATURATES
 from tests.gated import ONE
 
 ON = GateOptions(threads=1, add_windows=True)
@@ -27,7 +28,7 @@ class Case:
 
     def __init__(self, gated, budgets, *, baseline=None, paths=None, options=ONE, **settings):
         self.plan = gated.plan(budgets, **settings)
-        self.bench = Bench(paths or gated.both, self.plan, options)
+        self.bench = GateBench(paths or gated.both, self.plan, options)
         self.stored = read_baseline(baseline or gated.baseline)
         self.judge = Judge(self.bench, self.stored, self.plan)
 
@@ -304,6 +305,16 @@ def test_times_are_paired_with_fp32(case):
     assert [check.what for check in found.row("fp32").checks] == ["structure"]
 
 
+@pytest.mark.parametrize(("size_bytes", "outcome"), [(119.0, "pass"), (121.0, "fail")])
+def test_memory_is_divided_by_fp32_of_the_same_run(case, size_bytes, outcome):
+    found = case({"peak_rss_bytes": {"at_most": 1.2, "of": "fp32"}})
+    found.put("fp32", "peak_rss_bytes", [(100.0,)], columns=("peak_rss_bytes",))
+    found.put("int8", "peak_rss_bytes", [(size_bytes,)], columns=("peak_rss_bytes",))
+    assert found.check("peak_rss_bytes").outcome == outcome
+    (change,) = found.row().changes
+    assert (change.before, change.of_baseline) == (None, None)
+
+
 # What does not settle
 
 
@@ -340,7 +351,7 @@ def test_a_ratio_on_its_bound_is_never_settled(case):
     check = found.check("perplexity")
     assert check.found.value == pytest.approx(1.0, abs=1e-15)
     if check.found.value == 1.0:
-        assert "it lies on the bound, where no amount of text settles it" in check.message
+        assert "it lies on the bound, so more text cannot settle it" in check.message
     assert check.outcome == "inconclusive"
 
 
@@ -378,7 +389,7 @@ def test_a_figure_that_the_baseline_has_not_fails(reviewed):
     found.put("int8", "perplexity", [(1.0, 1)])
     check = found.check("perplexity")
     assert check.outcome == "fail"
-    assert "the baseline has no figure of it; if it is meant, approve it with `qexport gate --update`" in check.message
+    assert "the baseline has no such figure; if it is meant, approve it with `qexport gate --update`" in check.message
 
 
 def test_a_figure_that_is_no_number_fails(case):
@@ -620,7 +631,7 @@ def test_a_row_is_compared_with_the_class_that_it_ran_on(reviewed):
 
 def test_weights_that_saturate_fail_where_they_do_and_are_said_where_they_may(case, gated, tmp_path):
     path = tmp_path / "int8"
-    pipeline.quantize(str(gated.fp32), path, recipe_name="int8-dynamic", options={"engine": "ort", "grid": "int8"})
+    quantization.quantize(str(gated.fp32), path, recipe_name="int8-dynamic", options={"engine": "ort", "grid": "int8"})
     found = case(DRIFT, paths=[gated.fp32, path])
     found.put_stored("int8")
     assert found.row().outcome == "pass"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from qexport.errors import InputError
+from qexport.core.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,8 @@ import zipfile
 
 import pytest
 
-from qexport.errors import InputError
-from qexport.inputs.bundled import bundled
+from qexport.core.errors import InputError
+from qexport.inputs.bundle import bundled
 from qexport.inputs.text import load_text
 from tests.conftest import ROOT
 
@@ -45,7 +45,7 @@ def test_a_wheel_carries_the_bundle_with_it(tmp_path):
         assert not [name for name in archive.namelist() if "__pycache__" in name]
     code = (
         "import qexport\n"
-        "from qexport.inputs.bundled import bundled\n"
+        "from qexport.inputs.bundle import bundled\n"
         "from qexport.inputs.experiment import load_experiment\n"
         "from qexport.inputs.text import load_text\n"
         "experiment = load_experiment(bundled('models/reference.toml'))\n"

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from qexport.errors import InputError
-from qexport.inputs.bundled import bundled
-from qexport.inputs.experiment import DEFAULT_ROWS, SessionPlan, Tasks, default_experiment, load_experiment
-from qexport.recipes import RECIPES
+from qexport.comparison.experiments import DEFAULT_ROWS, default_experiment
+from qexport.core.errors import InputError
+from qexport.inputs.bundle import bundled
+from qexport.inputs.experiment import SessionPlan, Tasks, load_experiment
+from qexport.quantization.recipes import RECIPES
 
 MINIMAL = 'title = "T"\nmodel = "gpt2"\n[[rows]]\nrecipe = "fp32"\n'
 

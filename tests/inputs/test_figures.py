@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from qexport.catalogue import CATALOGUE
-from qexport.errors import InputError
+from qexport.core.errors import InputError
+from qexport.core.metrics import CATALOGUE
 from qexport.inputs.figures import UNITS, parse_figure, parse_figures
 
 
@@ -48,27 +48,27 @@ def test_a_figure_comes_out_in_the_recorded_unit(metric, value, figure):
         ("tokens_per_s", "3 tokens", ["wrong unit", "tokens/s"]),
         ("perplexity", "3 s", ["has a unit", "leave s out"]),
         ("latency_s", "0.0083", ["names no unit", "s, ms"]),
-        ("latency_s", "about 3 s", ["is no figure"]),
-        ("latency_s", "", ["is no figure"]),
+        ("latency_s", "about 3 s", ["is not a figure"]),
+        ("latency_s", "", ["is not a figure"]),
         ("latency_s", "3\nseconds", ['"3 seconds"', "unknown unit seconds"]),
-        ("latency_s", "-3 s", ["is no figure", "positive"]),
-        ("latency_s", "1,5 s 2", ["is no figure"]),
+        ("latency_s", "-3 s", ["is not a figure", "positive"]),
+        ("latency_s", "1,5 s 2", ["is not a figure"]),
         ("latency_s", "0 s", ["not above zero"]),
         ("latency_s", 0, ["not above zero"]),
         ("latency_s", -0.1, ["not above zero"]),
         ("latency_s", float("nan"), ["not above zero"]),
         ("latency_s", float("inf"), ["not above zero"]),
         ("latency_s", "1e999 s", ["not above zero"]),
-        ("latency_s", True, ["is no figure"]),
-        ("latency_s", [1.0], ["is no figure"]),
+        ("latency_s", True, ["is not a figure"]),
+        ("latency_s", [1.0], ["is not a figure"]),
         ("mmlu_acc", "100.5 %", ["100.5 % is more than all questions", "at most 1, or 100 %"]),
         ("mmlu_acc", "101\n%", ["101 % is more than all questions"]),
         ("mmlu_acc", 61.0, ["61.0 is more than all questions", "at most 1, or 100 %"]),
         ("mmlu_acc", "61.0", ["is more than all questions"]),
         ("mmlu_acc", "0 %", ["0 % is not above zero"]),
         ("mmlu_acc", 0, ["not above zero"]),
-        ("mmlu_acc", "-1 %", ["is no figure", '"61.0 %"']),
-        ("mmlu_acc", True, ["is no figure", '"61.0 %"']),
+        ("mmlu_acc", "-1 %", ["is not a figure", '"61.0 %"']),
+        ("mmlu_acc", True, ["is not a figure", '"61.0 %"']),
         ("mmlu_acc", "61 s", ["has a unit, and mmlu_acc has none but %", "leave s out"]),
         ("perplexity", "3 %", ["is in per cent, as only accuracies are", "261.66"]),
         ("response_correct", "50 %", ["is in per cent"]),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from qexport.errors import InputError
+from qexport.core.errors import InputError
 from qexport.inputs.models import load_torch_model, locate_model
 from tests.command import failure
 

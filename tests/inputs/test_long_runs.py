@@ -41,9 +41,9 @@ from pathlib import Path
 N = 1_000_000
 text = {run}
 from qexport.inputs import text as texts
-from qexport.inputs.shown import shown
+from qexport.core.display import shown
 from qexport.inputs.prompts import _lines
-from qexport.measure import holds_words
+from qexport.measurement.probing import holds_words
 from qexport.report.escaping import escaped
 
 assert "".join("".join(texts.split_sentences(text)).split()) == "".join(text.split())

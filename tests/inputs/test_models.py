@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from qexport.errors import InputError
+from qexport.core.errors import InputError
 from qexport.inputs.models import copy_side_files, load_tokenizer, load_torch_model, locate_model
 
 if TYPE_CHECKING:
@@ -309,8 +309,7 @@ def test_one_weight_that_is_not_finite(model_folder, value, dtype):
 
 def test_bfloat16_weights_are_checked_too(model_folder):
     import torch
-    from safetensors.torch import load_file as load_torch
-    from safetensors.torch import save_file as save_torch
+    from safetensors.torch import load_file as load_torch, save_file as save_torch
 
     name = "transformer.h.1.attn.c_proj.weight"
     tensors = {key: value.to(torch.bfloat16) for key, value in load_torch(model_folder / WEIGHTS).items()}
@@ -482,7 +481,7 @@ def test_a_revision_of_a_local_folder(model_folder):
 
 def test_a_hub_id_without_a_network_is_one_line(tmp_path):
     code = (
-        "from qexport.inputs.models import locate_model\nfrom qexport.errors import InputError\n"
+        "from qexport.inputs.models import locate_model\nfrom qexport.core.errors import InputError\n"
         "try:\n    locate_model('openai-community/gpt2')\nexcept InputError as error:\n    print(error)\n"
     )
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qexport.errors import InputError
+from qexport.core.errors import InputError
 from qexport.inputs.models import load_tokenizer, load_torch_model, locate_model
 from qexport.inputs.pretrained import load_config, load_weights, plain_folder, read_tokenizer
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qexport.inputs.bundled import bundled
+from qexport.inputs.bundle import bundled
 from qexport.inputs.prompts import Prompts, encode_prompts, load_prompts
 from tests.inputs.conftest import refused, tiny_tokenizer
 

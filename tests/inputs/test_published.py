@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from qexport.catalogue import CATALOGUE
-from qexport.inputs.bundled import bundled
+from qexport.core.metrics import CATALOGUE
+from qexport.inputs.bundle import bundled
 from qexport.inputs.experiment import Experiment, Row, load_experiment
-from qexport.inputs.task_data import MMLU_SUBJECTS
-from qexport.recipes import recipe
+from qexport.measurement.tasks.subjects import MMLU_SUBJECTS
+from qexport.quantization.recipes import recipe
 
 MIB, GIB = 1 << 20, 1 << 30
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from qexport.errors import InputError
-from qexport.inputs.bundled import bundled
+from qexport.core.errors import InputError
+from qexport.inputs.bundle import bundled
 from qexport.inputs.experiment import Experiment, load_experiment
 from qexport.inputs.models import load_tokenizer, load_torch_model, locate_model
 from qexport.inputs.prompts import encode_prompts, load_prompts

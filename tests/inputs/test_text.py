@@ -5,10 +5,9 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from qexport.errors import InputError
+from qexport.core.errors import InputError
 from qexport.inputs.text import (
     MIN_TOKENS,
     Text,

@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qexport.artifact import load_artifact
-from qexport.baseline import read_baseline
-from qexport.errors import QExportError
-from qexport.record import read_records
+from qexport.core.artifact import load_artifact
+from qexport.core.errors import QExportError
+from qexport.core.record import read_records
+from qexport.gating.baseline import read_baseline
 
 ROOT = Path(__file__).resolve().parents[2]
 HOOK = Path(__file__).resolve().parent / "hook"

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from qexport import stats
-from qexport.catalogue import CATALOGUE
-from qexport.record import Conditions, Measurement, Published
+from qexport.core import stats
+from qexport.core.metrics import CATALOGUE
+from qexport.core.record import Conditions, Measurement, Published
 from qexport.report.table import Table, build_table
 
 RESAMPLES = stats.RESAMPLES

@@ -4,10 +4,9 @@ import html
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from qexport.inputs.shown import shown
+from qexport.core.display import shown
 from qexport.report.escaping import escaped
 
 LIVE = (

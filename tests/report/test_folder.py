@@ -4,9 +4,10 @@ import hashlib
 
 import pytest
 
-from qexport.errors import InputError, NotComparable
-from qexport.record import read_records
-from qexport.report import charts, check_report_folder, write_report
+from qexport.core.errors import InputError, NotComparable
+from qexport.core.record import read_records
+from qexport.report import charts
+from qexport.report.folder import check_report_folder, write_report
 
 DRAWN = ("latency", "memory", "perplexity", "perplexity-speed", "published", "quality", "speed")
 FILES = sorted(

@@ -9,10 +9,10 @@ import re
 import pytest
 from rich.console import Console
 
-from qexport.record import Measurement, read_records, write_records
-from qexport.report import write_report
+from qexport.core.record import Measurement, read_records, write_records
+from qexport.report.folder import write_report
 from qexport.report.table import build_table
-from qexport.report.terminal import render
+from qexport.report.terminal import render_table
 
 CONTROLS = "\x00\x01\x07\x08\x1b[31m\x7f\x9b\u202e\u2066\ufffe\udce9"
 SHOWN = r"\x00\x01\x07\x08\x1b[31m\x7f\x9b\u202e\u2066\ufffe\xe9"
@@ -61,7 +61,7 @@ def test_a_report_is_written_and_shows_them(spoiled, tmp_path):
 def test_a_terminal_gets_no_control_character(spoiled):
     for width in (80, 200):
         console = Console(file=io.StringIO(), width=width)
-        console.print(render(build_table(spoiled), width=width))
+        console.print(render_table(build_table(spoiled), width=width))
         text = console.file.getvalue()
         assert not UNFIT.search(text)
         assert "\\x1b" in text

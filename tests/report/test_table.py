@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qexport.errors import InputError, NotComparable
-from qexport.record import Conditions, Measurement, Published
+from qexport.core.errors import InputError, NotComparable
+from qexport.core.record import Conditions, Measurement, Published
+from qexport.core.stats import McNemar
 from qexport.report.figures import (
     Accuracy,
     Answer,
@@ -20,7 +21,6 @@ from qexport.report.figures import (
     unstable,
 )
 from qexport.report.table import COLUMN, COLUMNS, Gap, build_table, gaps
-from qexport.stats import McNemar
 from tests.report.conftest import with_all_resamples
 
 HERE = Conditions(machine="one", threads=2, provider="cpu", text_sha256="ab")
@@ -149,7 +149,7 @@ def test_one_run_of_one_model():
         build_table([one, one])
     with pytest.raises(NotComparable, match="records of m and of n"):
         build_table([one, one.model_copy(update={"model": "n", "row": "bnb-int8"})])
-    with pytest.raises(NotComparable, match="a stand-in of it"):
+    with pytest.raises(NotComparable, match="its stand-in"):
         build_table([one, one.model_copy(update={"stand_in": True, "row": "bnb-int8"})])
     with pytest.raises(InputError, match="no records"):
         build_table([])

@@ -7,12 +7,12 @@ import pytest
 from rich.console import Console
 
 from qexport.report.table import build_table
-from qexport.report.terminal import render
+from qexport.report.terminal import render_table
 
 
 def shown(table, width):
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(render(table, width=width))
+    console.print(render_table(table, width=width))
     return console.file.getvalue()
 
 

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from qexport.errors import InputError
+from qexport.core.errors import InputError
 from qexport.serving.chat import ChatTemplate, TemplateRefused, load_template
 from qexport.serving.tokens import Tokens
 from tests.conftest import ROOT

@@ -14,10 +14,10 @@ from urllib.request import urlopen
 
 import pytest
 
-from qexport import pipeline
-from qexport.artifact import MANIFEST_NAME, load_artifact
-from qexport.errors import ContractError, InputError, UnsupportedHere
-from qexport.runtime import ProviderUnavailable
+from qexport import quantization
+from qexport.core.artifact import MANIFEST_NAME, load_artifact
+from qexport.core.errors import ContractError, InputError, UnsupportedHere
+from qexport.runtime.session import ProviderUnavailable
 from qexport.serving import server
 from qexport.serving.chat import ChatTemplate
 from qexport.serving.worker import Worker
@@ -98,8 +98,8 @@ def test_without_a_number_a_completion_has_16_tokens_and_never_leaves_the_contex
         ({"prompt": []}, 400, "0 prompts"),
         ({"prompt": ["a"] * 65}, 400, "65 prompts; give 1 to 64"),
         ({"prompt": ""}, 400, "no tokens"),
-        ({"prompt": [384]}, 400, "token 384 is none of the 384"),
-        ({"prompt": [-1]}, 400, "token -1 is none"),
+        ({"prompt": [384]}, 400, "token 384 is not among the 384"),
+        ({"prompt": [-1]}, 400, "token -1 is not among"),
         ({"prompt": "a", "model": "other"}, 404, "'other' is not served here; ask for 'llama'"),
         ({"prompt": "a", "frobnicate": 1}, 400, "frobnicate is not known"),
     ],
@@ -226,7 +226,7 @@ def _until(holds, *, seconds=20):
 
 
 def test_an_artifact_of_bitsandbytes_is_refused_with_the_recipe_to_take(tiny, tmp_path):
-    made = pipeline.quantize(str(tiny("llama")), tmp_path / "nf4", recipe_name="bnb-nf4")
+    made = quantization.quantize(str(tiny("llama")), tmp_path / "nf4", recipe_name="bnb-nf4")
     with pytest.raises(UnsupportedHere, match=r"bnb-nf4 runs in PyTorch.*--recipe nf4"):
         server.load(made.path, provider="cpu", threads=1)
 
@@ -313,10 +313,10 @@ def test_the_process_never_imports_torch_and_ends_well_on_sigterm(fp32):
 
 
 def test_the_manifest_decides_which_kernels_must_run(fp32, tmp_path):
-    made = pipeline.quantize(str(fp32("gpt2").path), tmp_path / "out", recipe_name="w4a16-rtn")
+    made = quantization.quantize(str(fp32("gpt2").path), tmp_path / "out", recipe_name="w4a16-rtn")
     served = server.load(made.path, provider="cpu", threads=1)
     served.worker.close()
-    assert served.session.facts()["block_matmuls_run"] > 0
+    assert served.ran["block_matmuls_run"] > 0
 
     file = made.path / MANIFEST_NAME
     manifest = json.loads(file.read_text())
@@ -330,7 +330,7 @@ def test_the_manifest_decides_which_kernels_must_run(fp32, tmp_path):
 def test_a_resealed_graph_reads_no_file_of_others(fp32, tmp_path, location):
     import shutil
 
-    from tests.test_graph_files import outside
+    from tests.core.test_external_data import outside
 
     folder = shutil.copytree(fp32("llama").path, tmp_path / "artifact")
     for place in (tmp_path / "secret.bin", folder / "config.json.bak"):

@@ -13,9 +13,9 @@ from qexport.serving.strict_json import cut, has_more_values, loads, quoted
     ("body", "said"),
     [
         (b"", "Expecting value"),
-        (b'{"a": NaN}', "NaN is no JSON number"),
-        (b'{"a": -Infinity}', "-Infinity is no JSON number"),
-        (b'{"a": 1, "b": {"c": 1, "c": 2}}', 'the key "c" is there twice'),
+        (b'{"a": NaN}', "NaN is not a JSON number"),
+        (b'{"a": -Infinity}', "-Infinity is not a JSON number"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', 'the key "c" occurs twice'),
         (b'{"a": "\xff"}', "byte 7 is not UTF-8"),
         ('{"a": 1}'.encode("utf-16"), "byte 0 is not UTF-8"),
         (b'{"a": "\\ud800"}', "half of a surrogate pair"),

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from qexport.errors import ContractError, InputError
+from qexport.core.errors import ContractError, InputError
 from qexport.serving.tokens import _CLASSES, _REBUILDING, TextStream, Tokens
 from tests.conftest import ROOT
 

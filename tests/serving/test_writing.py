@@ -11,11 +11,11 @@ import time
 import numpy as np
 import pytest
 
-from qexport import pipeline
-from qexport.artifact import load_artifact
-from qexport.decoding import generate
-from qexport.errors import InputError
-from qexport.runtime import open_session
+from qexport import quantization
+from qexport.core.artifact import load_artifact
+from qexport.core.errors import InputError
+from qexport.runtime.decoding import generate
+from qexport.runtime.opening import open_session
 from qexport.serving.worker import WAITING, Busy, Worker
 from qexport.serving.writing import Limits, Token, Writer, read_limits
 from tests.architectures import CONTEXT, LONGROPE_SWITCH, VOCABULARY
@@ -58,7 +58,7 @@ def test_a_batch_of_unlike_lengths_gets_the_tokens_of_torch(fp32, tiny, name, ex
 
 
 def test_rows_that_a_common_range_ties_together_are_run_alone(fp32, tmp_path):
-    made = pipeline.quantize(
+    made = quantization.quantize(
         str(fp32("gpt2").path), tmp_path / "out", recipe_name="int8-dynamic", options={"engine": "ort"}
     )
     session = open_session(made)

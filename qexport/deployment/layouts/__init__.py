@@ -1,0 +1,1 @@
+"""Layouts: one module for each runtime that artifacts can be deployed to."""

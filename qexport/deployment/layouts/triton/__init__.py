@@ -1,0 +1,1 @@
+"""The layout of a model repository for NVIDIA Triton."""

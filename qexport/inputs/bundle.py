@@ -1,0 +1,35 @@
+"""The files that come with qexport: experiments, the reference model and the bundled text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qexport.core import InputError
+
+EVALUATION_TEXT = "calibration/evaluation.jsonl"
+CALIBRATION_TEXT = "calibration/calibration.jsonl"
+PROMPTS = "calibration/prompts.txt"
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def bundled(name: str) -> Path:
+    """The path of a bundled file or folder: ``models/reference.toml``, ``calibration/evaluation.jsonl``.
+
+    A wheel has them inside the package; a source tree has them next to the package.
+
+    Raises:
+        InputError: this installation does not have the file.
+    """
+    found = find_bundled(name)
+    if found is not None:
+        return found
+    raise InputError(f"{name}: not part of this installation of qexport; install it again")
+
+
+def find_bundled(name: str) -> Path | None:
+    """The path of a bundled file or folder, or None if it does not exist."""
+    for root in (_PACKAGE / "_bundled", _PACKAGE.parent):
+        if (root / name).exists():
+            return root / name
+    return None

@@ -1,0 +1,1 @@
+"""Metrics of qexport: one module for each kind of measurement."""

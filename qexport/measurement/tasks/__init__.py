@@ -1,0 +1,1 @@
+"""Tasks of lm-eval: their questions, their answers and their scores."""

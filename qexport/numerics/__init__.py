@@ -1,1 +1,0 @@
-"""Numerics in numpy and the standard library only: no framework, no graph, no file."""

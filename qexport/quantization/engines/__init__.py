@@ -1,0 +1,1 @@
+"""Engines: libraries that rewrite MatMuls to INT8."""

@@ -1,0 +1,1 @@
+"""Numerics: rounding of weights as plain functions of arrays."""

@@ -1,0 +1,1 @@
+"""Schemes: one module for each way to quantize a model."""

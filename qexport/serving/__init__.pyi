@@ -1,0 +1,2 @@
+from .app import Served as Served
+from .server import serve as serve
