@@ -28,6 +28,7 @@ from qexport.measurement import (
     Probe,
     Reader,
     Texts,
+    is_timed,
     load_tasks,
 )
 from qexport.quantization import Fp32, TorchSchemes
@@ -179,8 +180,7 @@ class Run:
     def _missing(self, name: str, wanted: Sequence[WantedRow]) -> list[WantedRow]:
         metrics = [metric for metric in PROBES[name].metrics if metric in self.metrics]
         missing = [row for row in wanted if not self.journal.has(row.label, metrics)]
-        probe = PROBES[name]
-        return list(wanted) if missing and isinstance(probe, Probe) and probe.rounds else missing
+        return list(wanted) if missing and is_timed(name) else missing
 
     def _interleaves(self, probe: str) -> bool:
         """True if each row's own process answers the probe, and no fresh process."""
@@ -259,13 +259,13 @@ class Run:
 
     def _probe(self, name: str, rows: Sequence[BenchRow]) -> None:
         """Measure one probe of all rows that miss it, close to each other in time."""
-        probe, jobs = PROBES[name], []
+        jobs = []
         for row in rows:
             if row.artifact is not None:
                 jobs.append(self._job(name, row))
             else:
-                self._skip(row, probe.metrics)
-        rounds = (self.options.rounds or LATENCY_ROUNDS) if isinstance(probe, Probe) and probe.rounds else 1
+                self._skip(row, PROBES[name].metrics)
+        rounds = (self.options.rounds or LATENCY_ROUNDS) if is_timed(name) else 1
         self.bench.probe(jobs, rounds, done=self.journal.add)
 
     def _job(self, name: str, row: BenchRow) -> Job:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -22,15 +23,10 @@ def checked(verb: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(verb)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        from pydantic import ConfigDict, ValidationError, validate_call
+        from pydantic import ValidationError
 
-        returned = verb.__annotations__.pop("return", None)  # a type that is imported for type checkers alone
         try:
-            strict = validate_call(config=ConfigDict(strict=True))(verb)
-        finally:
-            verb.__annotations__["return"] = returned
-        try:
-            return strict(*args, **kwargs)
+            result: R = _strict(verb)(*args, **kwargs)
         except ValidationError as error:
             first = error.errors()[0]
             if error.title != verb.__name__:  # raised by the work, not by the call
@@ -43,5 +39,18 @@ def checked(verb: Callable[P, R]) -> Callable[P, R]:
             raise InputError(
                 f"{verb.__name__}: {name}={first['input']!r}: {reason}; see help(qexport.{verb.__name__})"
             ) from None
+        return result
 
     return call
+
+
+@functools.cache
+def _strict(verb: Callable[P, R]) -> Callable[P, R]:
+    """The verb with pydantic's check before it. The return type is left out: only type checkers import it."""
+    from pydantic import ConfigDict, validate_call
+
+    assert isinstance(verb, types.FunctionType)
+    plain = types.FunctionType(verb.__code__, verb.__globals__, verb.__name__, verb.__defaults__)
+    plain.__kwdefaults__ = verb.__kwdefaults__
+    plain.__annotations__ = {name: kind for name, kind in verb.__annotations__.items() if name != "return"}
+    return validate_call(config=ConfigDict(strict=True))(plain)

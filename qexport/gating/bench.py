@@ -26,14 +26,14 @@ from qexport.gating.baseline import DECIMALS, Ran, StoredFeed
 from qexport.gating.budgets import ACCURACIES, LIKELIHOODS, SAME_RUN, SIZES, GatePlan
 from qexport.inputs import TokenSet, load_prompts, load_text, source_of
 from qexport.measurement import (
-    PROBES,
     Bench,
     BenchRow,
     Feed,
+    Job,
     LoadedTask,
-    Probe,
     Reader,
     Texts,
+    is_timed,
     kind_of_tokens,
     load_tasks,
     probe_of,
@@ -208,7 +208,7 @@ class GateBench:
                 advance()
         for metric in SIZES:
             for name in rows.get(metric, ()):
-                self._keep([name], [metric], partial(self._probed, [name], metric))
+                self._keep([name], [metric], partial(self._measured, name, metric))
         self._ask({metric: names for metric, names in rows.items() if CATALOGUE[metric].task})
         self._probe({metric: names for metric, names in rows.items() if metric in SAME_RUN})
 
@@ -221,7 +221,7 @@ class GateBench:
             part = tokens.sequences[len(done) : lengths[min(look, len(lengths) - 1)]]
             if not part:
                 return []
-            (record,) = self._probed([name], metric, part)
+            (record,) = self._measured(name, metric, part)
             # Rounded as in a baseline: the ratio of an unchanged artifact must be exactly 1.
             more = tuple((round(nll, DECIMALS), count) for nll, count in record.samples)
             return [record if record.skipped else record.model_copy(update={"samples": (*done, *more)})]
@@ -255,24 +255,25 @@ class GateBench:
             named = dict.fromkeys(name for metric in metrics for name in wanted[metric])
             self._skip(failed & named.keys(), metrics, "was not timed, since it could not be measured otherwise")
             names = [name for name in named if name not in failed]
-            self._keep(names, metrics, partial(self._probed, names, metrics[0]))
+            self._keep(names, metrics, partial(self._in_turn, names, metrics[0]))
 
-    def _probed(
-        self, names: Sequence[str], metric: str, part: Sequence[NDArray[np.int64]] | None = None
-    ) -> list[Measurement]:
-        """The records of the probe that yields a metric, on some sequences of the text; None takes the plan's share."""
-        name, kind, jobs = probe_of(metric), kind_of_tokens(metric), []
-        probe = PROBES[name]
-        rounds = self.plan.rounds if isinstance(probe, Probe) and probe.rounds else 1
-        for row in names:
-            feed = None
-            if kind is not None:
-                tokens = self.tokens(row, metric)
-                most = self.plan.sentences if kind == "sentences" else None
-                sequences = tuple(part) if part is not None else tokens.sequences[:most]
-                feed = Feed(tokens=replace(tokens, sequences=sequences), new_tokens=self.plan.new_tokens)
-            jobs.append(self._bench.job(self._row(row), name, feed))
-        return self._bench.probe(jobs, rounds)
+    def _in_turn(self, names: Sequence[str], metric: str) -> list[Measurement]:
+        """The records of the probe that yields a metric, rows in turn."""
+        rounds = self.plan.rounds if is_timed(probe_of(metric)) else 1
+        return self._bench.probe([self._job(name, metric) for name in names], rounds)
+
+    def _measured(self, name: str, metric: str, part: Sequence[NDArray[np.int64]] | None = None) -> list[Measurement]:
+        return self._bench.measure(self._job(name, metric, part))
+
+    def _job(self, name: str, metric: str, part: Sequence[NDArray[np.int64]] | None = None) -> Job:
+        """The job that yields a metric of a row on some sequences of the text; None takes the plan's share."""
+        feed, kind = None, kind_of_tokens(metric)
+        if kind is not None:
+            tokens = self.tokens(name, metric)
+            most = self.plan.sentences if kind == "sentences" else None
+            sequences = tuple(part) if part is not None else tokens.sequences[:most]
+            feed = Feed(tokens=replace(tokens, sequences=sequences), new_tokens=self.plan.new_tokens)
+        return self._bench.job(self._row(name), probe_of(metric), feed)
 
     def _row(self, name: str) -> BenchRow:
         return BenchRow(label=name, artifact=self.artifacts[name])

@@ -14,6 +14,7 @@ from .probes import (
     PROBES as PROBES,
     Probe as Probe,
     Stored as Stored,
+    is_timed as is_timed,
     kind_of_tokens as kind_of_tokens,
     probe_of as probe_of,
 )

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from qexport.core import CATALOGUE, InputError, Measurement, Provider, Published, load_artifact, require_known
 from qexport.inputs import source_of
+from qexport.measurement import probing
 from qexport.measurement.answers import Apart
 from qexport.measurement.conditions import identity
 from qexport.measurement.feeds import Reader
 from qexport.measurement.job import Job
-from qexport.measurement.probes import PROBES, Probe, probe_of
-from qexport.measurement.probing import measure_rounds, require_provider
+from qexport.measurement.probes import PROBES, Probe, is_timed, probe_of
 from qexport.measurement.tasks.evaluate import RowIdentity, evaluate
 from qexport.runtime import BATCH_ROWS
 
@@ -92,11 +92,15 @@ class Bench:
             return job
         return replace(job, tokens=feed.tokens, new_tokens=feed.new_tokens, stop=feed.stop, key=feed.key)
 
+    def measure(self, job: Job) -> list[Measurement]:
+        """Run one job, without rounds; see :func:`qexport.measurement.probing.measure`."""
+        return probing.measure(job)
+
     def probe(
         self, jobs: Sequence[Job], rounds: int = 1, done: Callable[[list[Measurement]], None] = lambda _: None
     ) -> list[Measurement]:
         """Run the jobs of one probe in turn; see :func:`qexport.measurement.probing.measure_rounds`."""
-        return [record for records in measure_rounds(jobs, rounds, done=done) for record in records]
+        return [record for records in probing.measure_rounds(jobs, rounds, done=done) for record in records]
 
     def ask(
         self, row: BenchRow, tasks: Mapping[str, LoadedTask], plan: Tasks, answers: Path, *, rows: int | None = None
@@ -199,7 +203,7 @@ def measure_artifacts(
         if not probe_of(metric) or CATALOGUE[metric].group == "session":
             raise InputError(f"{metric}: is measured by `qexport compare` or `qexport eval` only; leave it out")
     rows = rows_of_artifacts(paths)
-    require_provider(provider)
+    probing.require_provider(provider)
     bench = Bench(run=timestamp(), provider=provider, threads=threads)
     reader = Reader.of(source_of(rows[0].artifact))
     records: list[Measurement] = []
@@ -207,7 +211,6 @@ def measure_artifacts(
         probe = PROBES[name]
         feed = texts.feed(probe.tokens, reader) if isinstance(probe, Probe) else None
         jobs = [bench.job(row, name, feed, metrics=[each for each in probe.metrics if each in metrics]) for row in rows]
-        timed = isinstance(probe, Probe) and probe.rounds
-        records += bench.probe(jobs, rounds if timed else 1)
+        records += bench.probe(jobs, rounds if is_timed(name) else 1)
     order = {name: place for place, name in enumerate(CATALOGUE)}
     return sorted((each for each in records if each.metric in metrics), key=lambda each: order[each.metric])

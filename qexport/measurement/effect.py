@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from qexport.core import CATALOGUE, InputError
-from qexport.measurement.probes import PROBES, Probe
+from qexport.measurement.probes import PROBES, Probe, is_timed
 from qexport.quantization import Fp32, TorchSchemes
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _uses(metric: str) -> set[str]:
     probes = {name: probe for name, probe in PROBES.items() if metric in probe.metrics}
     fed: set[str] = {probe.tokens for probe in probes.values() if isinstance(probe, Probe)}
     fed |= {_TEXT} if fed & {_WINDOWS, _SENTENCES} else set()
-    fed |= {_TIMED} if any(isinstance(probe, Probe) and probe.rounds for probe in probes.values()) else set()
+    fed |= {_TIMED} if any(map(is_timed, probes)) else set()
     return fed | ({_QUESTION} if "session" in probes else set())
 
 

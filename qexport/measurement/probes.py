@@ -11,15 +11,15 @@ from qexport.measurement.metrics import footprint, generation, latency, perplexi
 from qexport.measurement.metrics.trial import Run, once
 from qexport.runtime import Observe
 
-_NO_DEVICE = "runs on the CPU, which has no device memory"
+NO_DEVICE = "runs on the CPU, which has no device memory"
 
 
-_ON_DEVICE = frozenset({"loaded_device_bytes", "peak_device_bytes", "device_context_bytes", "device_increase_bytes"})
+ON_DEVICE = frozenset({"loaded_device_bytes", "peak_device_bytes", "device_context_bytes", "device_increase_bytes"})
 """Metrics without a figure on the CPU."""
 
 
-_WITHOUT = {
-    **dict.fromkeys(_ON_DEVICE, _NO_DEVICE),
+WITHOUT_FIGURE = {
+    **dict.fromkeys(ON_DEVICE, NO_DEVICE),
     "response_correct": "no answer is expected; name one under [session] in the experiment",
 }
 """The reason why a probe that ran may have no figure for a metric."""
@@ -105,6 +105,12 @@ PROBES: Mapping[str, Stored | Probe] = {
 def probe_of(metric: str) -> str:
     """The name of the probe that yields a metric; empty for metrics of tasks."""
     return next((name for name, probe in PROBES.items() if metric in probe.metrics), "")
+
+
+def is_timed(name: str) -> bool:
+    """True if a probe is timed: in several rounds of fresh processes, the artifacts in turn."""
+    probe = PROBES[name]
+    return isinstance(probe, Probe) and probe.rounds
 
 
 def kind_of_tokens(metric: str) -> Kind | None:

@@ -7,7 +7,6 @@ answer there, so that output of libraries cannot mix with it.
 
 from __future__ import annotations
 
-import logging
 import re
 import subprocess
 import sys
@@ -37,14 +36,11 @@ from qexport.measurement import child, memory
 from qexport.measurement.conditions import here, identity
 from qexport.measurement.cpu_load import Meter
 from qexport.measurement.job import Answer, AnswerKey, Ask, Figure, Job, Question
-from qexport.measurement.probes import _NO_DEVICE, _ON_DEVICE, _WITHOUT, PROBES, Probe, Stored
+from qexport.measurement.probes import NO_DEVICE, ON_DEVICE, PROBES, WITHOUT_FIGURE, Stored, is_timed
 from qexport.runtime import ProviderUnavailable
 
 if TYPE_CHECKING:
     from qexport.inputs import TokenSet
-
-logger = logging.getLogger(__name__)
-
 
 _PROVIDER_TIMEOUT_S = 120.0
 
@@ -95,8 +91,8 @@ def measure(job: Job, ask: Ask | None = None) -> list[Measurement]:
         return _records(job, artifact, probe.metrics, Answer(figures=figures))
     if job.tokens is None or job.tokens.kind != probe.tokens:
         raise InputError(f"{job.probe} of {job.row}: needs a token set of {probe.tokens}; give one")
-    if job.provider == "cpu" and set(job.metrics or probe.metrics) <= _ON_DEVICE:
-        return _records(job, artifact, probe.metrics, Answer(), skipped=_NO_DEVICE)
+    if job.provider == "cpu" and set(job.metrics or probe.metrics) <= ON_DEVICE:
+        return _records(job, artifact, probe.metrics, Answer(), skipped=NO_DEVICE)
     try:
         memory.require_fit(artifact, job.provider)
         answer = (ask or _ask_child)(job, artifact, job.tokens)
@@ -154,15 +150,10 @@ def measure_rounds(
                 mine.append(measure(replace(job, round=number)))
                 if number == rounds - 1:
                     records = [merge_rounds(records) for records in zip(*mine, strict=True)]
-                    merged.append(with_load(records, meter.share_of_others()) if _is_timed(job.probe) else records)
+                    merged.append(with_load(records, meter.share_of_others()) if is_timed(job.probe) else records)
                     done(merged[-1])
                 advance()
     return merged
-
-
-def _is_timed(name: str) -> bool:
-    probe = PROBES[name]
-    return isinstance(probe, Probe) and probe.rounds
 
 
 def with_load(records: Sequence[Measurement], others: float) -> list[Measurement]:
@@ -214,7 +205,7 @@ def _records(
     for metric in metrics:
         figure = answer.figures.get(metric)
         told = {} if figure is None else figure.model_dump()
-        reason = skipped or (_WITHOUT.get(metric, "gave no figure") if figure is None else None)
+        reason = skipped or (WITHOUT_FIGURE.get(metric, "gave no figure") if figure is None else None)
         records.append(
             Measurement(
                 run=job.run,
