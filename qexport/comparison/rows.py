@@ -92,7 +92,5 @@ def wanted_rows(experiment: Experiment, options: CompareOptions) -> list[WantedR
 def _configured(chosen: Recipe, row: Row, options: CompareOptions) -> Recipe:
     """A row's recipe with the row's options, and with engine and target of the whole comparison."""
     common: dict[str, object] = {"engine": options.engine, "target": options.provider}
-    if "per_token" in row.options:
-        del common["engine"]  # no engine writes it
     taken = {name: value for name, value in common.items() if name in chosen.scheme.OPTIONS}
     return chosen.configured(taken | row.options)

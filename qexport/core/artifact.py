@@ -73,6 +73,8 @@ class QuantizedNode(_Value):
     """``int8``, ``uint8``, ``int4``, ``uint4``, ``float8e4m3fn``, ``fp4``, ``nf4``."""
     per_channel: bool
     activation: Literal["none", "static", "dynamic", "per-token"]
+    float_channels: tuple[int, ...] = ()
+    """Channels of the activation that are multiplied in float, beside the integers."""
     block_size: int | None = None
     """Number of weights that share a scale if that is a block; None if it is a channel or the whole weight."""
 

@@ -83,9 +83,9 @@ class Mse:
 Method = MinMax | Percentile | Entropy | Mse
 METHODS: Mapping[str, Method] = {"minmax": MinMax(), "percentile": Percentile(), "entropy": Entropy(), "mse": Mse()}
 
-DEFAULT_METHOD: Method = METHODS["percentile"]
-"""The two best methods on stories260K are percentile (perplexity ratio 1.0041) and entropy (1.0040), against mse
-(1.0065) and minmax (1.0110)."""
+DEFAULT_METHOD: Method = METHODS["minmax"]
+"""Outliers are multiplied in float, and what remains must not be clipped: the perplexity ratio of SmolLM2-135M is 1.003 with
+minmax, 1.021 with percentile and 1.025 with mse."""
 
 
 def method_label(method: Method) -> str:
@@ -182,12 +182,23 @@ def _observe(
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Some rows of an activation, and the largest magnitude of each of its channels."""
+    """Some rows of an activation, and the range of each of its channels."""
 
     rows: NDArray[np.float32]
     """``[rows, channels]``, evenly spaced in the text."""
-    peaks: NDArray[np.float32]
-    """``[channels]``, over all tokens that ran."""
+    extremes: NDArray[np.float32]
+    """The row with the largest magnitude of each chunk of text, ``[chunks, channels]``."""
+    lows: NDArray[np.float32]
+    """The lowest value of each channel, ``[channels]``, over all tokens that ran."""
+    highs: NDArray[np.float32]
+    """The highest value of each channel, ``[channels]``."""
+
+    @property
+    def peaks(self) -> NDArray[np.float32]:
+        """The largest magnitude of each channel, ``[channels]``."""
+        import numpy as np
+
+        return np.maximum(-self.lows, self.highs)
 
 
 def sample(parent: FloatGraph, tensors: Sequence[str], tokens: TokenSet) -> dict[str, Sample]:
@@ -205,7 +216,8 @@ def sample(parent: FloatGraph, tensors: Sequence[str], tokens: TokenSet) -> dict
     every = -(-windows.tokens // SAMPLE_ROWS)
     names = sorted(set(tensors))
     kept: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
-    peaks: dict[str, NDArray[np.float32]] = {}
+    extremes: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+    spans: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
     at = 0
     for values in stream(parent.copy(), names, windows, what="sampling"):
         for name in names:
@@ -213,10 +225,21 @@ def sample(parent: FloatGraph, tensors: Sequence[str], tokens: TokenSet) -> dict
             if not np.isfinite(rows).all():
                 raise ContractError(f"{name}: activations hold NaN or infinity on the calibration text")
             kept[name].append(rows[-at % every :: every])
-            high = np.abs(rows).max(axis=0)
-            peaks[name] = np.maximum(peaks[name], high) if name in peaks else high
+            if len(rows) > 1:
+                extremes[name].append(rows[np.abs(rows).max(axis=1).argmax()])
+            low, high = rows.min(axis=0), rows.max(axis=0)
+            before = spans.get(name, (low, high))
+            spans[name] = np.minimum(before[0], low), np.maximum(before[1], high)
         at += values[names[0]].shape[1]
-    return {name: Sample(rows=np.concatenate(kept[name]), peaks=peaks[name]) for name in names}
+    return {
+        name: Sample(
+            rows=np.concatenate(kept[name]),
+            extremes=np.array(extremes[name]).reshape(-1, len(spans[name][0])),
+            lows=spans[name][0],
+            highs=spans[name][1],
+        )
+        for name in names
+    }
 
 
 def _part(tokens: TokenSet, windows: int) -> TokenSet:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from qexport.core import ContractError, QuantizedNode, array
+from qexport.quantization.decomposition import read_form
 from qexport.quantization.numerics.grid import channel_peaks, pair_peaks, row_blocks
 
 if TYPE_CHECKING:
@@ -72,6 +74,10 @@ class IntegerNode:
     """The float tensor that is quantized before the node."""
     operators: frozenset[ir.Node] = frozenset()
     """The quantizing operators that implement the node."""
+    channels: tuple[int, ...] = ()
+    """Channels of the activation that are multiplied in float."""
+    rows: NDArray[np.float32] | None = None
+    """The rows of the weight for these channels, ``[channels, out]``."""
 
     @property
     def key(self) -> Key:
@@ -114,73 +120,24 @@ def _matmul_integer(node: ir.Node) -> IntegerNode:
     assert integers is not None
     source = node.inputs[0].producer() if node.inputs[0] is not None else None
     quantizer = source if source is not None and source.op_type == "DynamicQuantizeLinear" else None
-    kind: Activation = "none"
-    name, scale = "", None
-    if quantizer is not None:
-        name, scale = _name(quantizer.inputs[0]), quantizer.outputs[1]
-        kind = "dynamic" if len(node.inputs) > 2 and node.inputs[2] is quantizer.outputs[2] else "none"
-    elif (rounded := _rounded_per_token(node)) is not None:
-        kind, name, scale = "per-token", _name(rounded[0]), rounded[1]
+    scale = quantizer.outputs[1] if quantizer is not None else None
+    weight_scale, result = _scaled(node, integers, scale)
+    bound = quantizer is not None and len(node.inputs) > 2 and node.inputs[2] is quantizer.outputs[2]
+    form = read_form(quantizer.inputs[0], result) if quantizer is not None else None
     return IntegerNode(
         weight=_name(integers).removesuffix(SUFFIX),
         integers=integers,
-        scale=_weight_scale(node, integers, scale),
+        scale=weight_scale,
         zero_point=node.inputs[3] if len(node.inputs) > 3 else None,
         lookup=False,
         axis=1,
-        activation=kind,
+        activation="dynamic" if bound else "none",
         activation_scale=scale,
-        activation_name=name,
+        activation_name=_name(quantizer.inputs[0]) if quantizer is not None else "",
         operators=frozenset({node} if quantizer is None else {node, quantizer}),
+        channels=form.channels if form is not None else (),
+        rows=form.rows if form is not None else None,
     )
-
-
-def _rounded_per_token(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
-    """The activation and its token scales, if a MatMulInteger reads it rounded with one scale per token; else None.
-
-    The form is u8(round(x / scale) + 128) with zero point 128, and scale = max(max |x| over the last axis / 127, tiny).
-    """
-    quantized = _chain(node, "Cast", "Add", "Round", "Div")
-    divide = quantized[-1] if quantized else None
-    peak = _chain(divide, "Max", "Mul", "ReduceMax", "Abs", at=1) if divide is not None else None
-    if quantized is None or divide is None or peak is None or peak[-1].inputs[0] is not divide.inputs[0]:
-        return None
-    constants = [node.inputs[2], quantized[1].inputs[1], peak[1].inputs[1], peak[2].inputs[1]]
-    if not all(_is_constant(value) for value in constants):
-        return None
-    zero, middle, step, axes = (array(value) for value in constants if value is not None)
-    as_written = (
-        quantized[0].attributes.get_int("to", 0) == int(_uint8())
-        and zero.dtype == np.dtype(np.uint8)
-        and (int(zero), float(middle)) == (128, 128.0)
-        and abs(float(step) * 127.0 - 1.0) < 1e-6
-        and axes.tolist() == [-1]
-        and peak[2].attributes.get_int("keepdims", 1) == 1
-    )
-    x, scale = divide.inputs
-    return (x, scale) if as_written and x is not None and scale is not None else None
-
-
-def _chain(node: ir.Node, *ops: str, at: int = 0) -> tuple[ir.Node, ...] | None:
-    """The chain of nodes before input ``at`` of a node, nearest first, if their operators are ``ops``; else None.
-
-    Each node of the chain produces the first input of the one before.
-    """
-    found: list[ir.Node] = []
-    value = node.inputs[at]
-    for op in ops:
-        producer = value.producer() if value is not None else None
-        if producer is None or producer.op_type != op:
-            return None
-        found.append(producer)
-        value = producer.inputs[0]
-    return tuple(found)
-
-
-def _uint8() -> ir.DataType:
-    import onnx_ir as ir
-
-    return ir.DataType.UINT8
 
 
 def _qdq_matmul(node: ir.Node) -> IntegerNode | None:
@@ -198,6 +155,8 @@ def _qdq_matmul(node: ir.Node) -> IntegerNode | None:
         and (dequantize.op_type, quantize.op_type) == ("DequantizeLinear", "QuantizeLinear")
         and tuple(dequantize.inputs[1:]) == tuple(quantize.inputs[1:])
     )
+    form = read_form(quantize.inputs[0], node.outputs[0]) if static and quantize is not None else None
+    rounded: Activation = "none" if form is None else "per-token" if form.per_token else "static"
     return IntegerNode(
         weight=_name(integers).removesuffix(SUFFIX),
         integers=integers,
@@ -205,11 +164,13 @@ def _qdq_matmul(node: ir.Node) -> IntegerNode | None:
         zero_point=weight.inputs[2] if len(weight.inputs) > 2 else None,
         lookup=False,
         axis=weight.attributes.get_int("axis", 1) % 2,
-        activation="static" if static else "none",
+        activation=rounded,
         activation_scale=quantize.inputs[1] if static and quantize is not None else None,
         activation_zero_point=quantize.inputs[2] if static and quantize is not None else None,
         activation_name=_name(quantize.inputs[0]) if static and quantize is not None else "",
         operators=frozenset({weight, *((dequantize, quantize) if static and dequantize and quantize else ())}),
+        channels=form.channels if form is not None else (),
+        rows=form.rows if form is not None else None,
     )
 
 
@@ -229,8 +190,8 @@ def _lookup(node: ir.Node) -> IntegerNode:
     )
 
 
-def _weight_scale(node: ir.Node, integers: ir.Value, activation_scale: ir.Value | None) -> ir.Value:
-    """The weight's scale, found in the graph behind the MatMulInteger and not by its name."""
+def _scaled(node: ir.Node, integers: ir.Value, activation_scale: ir.Value | None) -> tuple[ir.Value, ir.Value]:
+    """The weight's scale, found in the graph behind the MatMulInteger and not by its name, and the scaled product."""
     sizes = (1, array(integers).shape[1])
     for multiplied in _following(node, ("Cast", "Mul")):
         factors = [*multiplied.inputs]
@@ -241,7 +202,7 @@ def _weight_scale(node: ir.Node, integers: ir.Value, activation_scale: ir.Value 
             value for value in factors if value is not None and _is_constant(value) and array(value).size in sizes
         ]
         if scales and (activation_scale is None or activation_scale in factors):
-            return scales[0]
+            return scales[0], multiplied.outputs[0]
     raise ContractError(
         f"{node.name}: the product of integers is never multiplied by the weight's and the input's scale"
     )
@@ -268,12 +229,14 @@ def check(
     *,
     asked: Mapping[Key, WeightNode],
     original: Callable[[str], NDArray[np.float32]],
-    ranges: Ranges | None,
+    ranges: Ranges,
+    static: bool,
     symmetric: bool,
     steps: int,
     by: str,
     paired: bool = False,
-    per_token: bool = False,
+    per_token: Collection[str] = (),
+    floats: Mapping[str, tuple[tuple[int, ...], NDArray[np.float32]]] = MappingProxyType({}),
 ) -> tuple[QuantizedNode, ...]:
     """Compare an emitted graph with the request.
 
@@ -281,12 +244,14 @@ def check(
         model: the emitted graph.
         asked: the nodes to quantize, by the name of their stored weight and True for a lookup.
         original: returns the float weight of a name, laid out like the integers.
-        ranges: the requested range of each activation tensor; None for dynamic activations.
+        ranges: the fixed range of each activation tensor that has one.
+        static: True if every activation has a fixed range; else those per token have one.
         symmetric: True if these ranges must be symmetric.
         steps: the integer that the largest weight of a MatMul's channel must become.
         by: the engine that emitted the graph, for the message.
         paired: True if two neighbours of a MatMul's weight must add up to at most ``steps`` + 1.
-        per_token: True if dynamic activations must have a scale for each token.
+        per_token: the stored weights whose activation is divided by the peaks of its tokens.
+        floats: the channels that are multiplied in float and their rows ``[channels, out]``, by stored weight.
 
     Returns:
         The nodes found quantized, in the order of ``asked``.
@@ -305,7 +270,6 @@ def check(
             f"not selected {_some(extra)}; twice {len(nodes) - len(found)}"
         )
     require_nothing_besides(model, {operator for node in nodes for operator in node.operators}, by=by)
-    wanted: Activation = "static" if ranges is not None else "per-token" if per_token else "dynamic"
     for (weight, lookup), node in found.items():
         # qexport quantizes a lookup's own table with all steps; the engine may have been asked for fewer.
         own_table = lookup and (weight, False) not in found
@@ -313,7 +277,9 @@ def check(
             node, original(weight), LOOKUP_STEPS if own_table else steps, paired=paired and not own_table, by=by
         )
         if not lookup:
+            wanted: Activation = "per-token" if weight in per_token else "static" if static else "dynamic"
             _check_activation(node, ranges, wanted, symmetric=symmetric, by=by)
+            _check_floats(node, floats.get(weight), by=by)
     return tuple(
         QuantizedNode(
             name=reader.name,
@@ -321,6 +287,7 @@ def check(
             weight_dtype=str(array(found[key].integers).dtype),
             per_channel=found[key].per_channel,
             activation=found[key].activation,
+            float_channels=found[key].channels,
         )
         for key, reader in asked.items()
     )
@@ -381,12 +348,24 @@ def saturating_pairs(integers: NDArray[np.generic]) -> int:
     return int(np.count_nonzero(np.abs(pairs) > PAIR_LIMIT))
 
 
-def _check_activation(
-    node: IntegerNode, ranges: Ranges | None, wanted: Activation, *, symmetric: bool, by: str
-) -> None:
+def _check_floats(node: IntegerNode, asked: tuple[tuple[int, ...], NDArray[np.float32]] | None, *, by: str) -> None:
+    channels, rows = asked if asked is not None else ((), None)
+    if node.channels != channels:
+        raise ContractError(
+            f"{by}: {node.weight} multiplies the channels {_numbers(node.channels)} in float instead of {_numbers(channels)}"
+        )
+    if rows is not None and not (node.rows is not None and np.array_equal(node.rows, rows)):
+        raise ContractError(f"{by}: the float rows of {node.weight} are not the rows of its weight")
+
+
+def _numbers(channels: Sequence[int]) -> str:
+    return ", ".join(map(str, channels)) or "none"
+
+
+def _check_activation(node: IntegerNode, ranges: Ranges, wanted: Activation, *, symmetric: bool, by: str) -> None:
     if node.activation != wanted:
         raise ContractError(f"{by}: the input of {node.weight} is quantized {node.activation} instead of {wanted}")
-    if ranges is None:
+    if wanted == "dynamic":
         return
     if node.activation_scale is None or node.activation_zero_point is None:
         raise ContractError(f"{by}: the input of {node.weight} has no scale or no zero point")

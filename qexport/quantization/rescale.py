@@ -86,6 +86,12 @@ def groups(model: ir.Model, nodes: Sequence[WeightNode]) -> list[Group]:
     return found
 
 
+def follows_norm(model: ir.Model, group: Group, channels: int) -> bool:
+    """True if the division of a group's activation goes into the constants of a norm."""
+    readers = [model.graph.node(node.name) for node in group.nodes]
+    return _factors(readers[0].inputs[0], readers, frozenset(), channels) is not None
+
+
 def rescale(model: ir.Model, group: Group, scale: NDArray[np.float32]) -> None:
     """Divide the channels of a group's activation by ``scale`` and multiply the rows of its weights by ``scale``.
 

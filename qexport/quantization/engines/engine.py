@@ -1,6 +1,6 @@
 """Engines rewrite the selected MatMuls of a graph to INT8.
 
-The engines are neural-compressor, onnxruntime.quantization and qexport itself. All get the same prepared graph, the
+The engines are neural-compressor and onnxruntime.quantization. Both get the same prepared graph, the
 same exact node names and the same activation ranges. An engine decides how a quantized MatMul is written;
 ``qexport.quantization.numerics`` rounds the weights. ``qexport.quantization.int8_check`` checks the emitted graph
 afterwards: an engine is a tool, not an authority.
@@ -38,15 +38,8 @@ def _ort(source: Path, request: MatMulRequest) -> onnx.ModelProto:
     return ort.quantize(source, request)
 
 
-def _qexport(source: Path, request: MatMulRequest) -> onnx.ModelProto:
-    from qexport.quantization.engines import per_token
-
-    return per_token.quantize(source, request)
-
-
-ENGINES: dict[str, Engine] = {"inc": _inc, "ort": _ort, "qexport": _qexport}
-"""``inc`` is neural-compressor's ONNX Runtime adaptor. ``ort`` is onnxruntime.quantization. ``qexport`` is our own
-engine for dynamic activations per token."""
+ENGINES: dict[str, Engine] = {"inc": _inc, "ort": _ort}
+"""``inc`` is neural-compressor's ONNX Runtime adaptor. ``ort`` is onnxruntime.quantization."""
 
 
 def engine(name: str) -> Engine:

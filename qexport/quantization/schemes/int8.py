@@ -22,16 +22,17 @@ from qexport.core import (
     set_initializer,
     untie,
 )
-from qexport.quantization import calibration, int8_check, rescale
+from qexport.quantization import calibration, decomposition, int8_check, rescale
 from qexport.quantization.engines.engine import engine
 from qexport.quantization.engines.request import MatMulRequest
+from qexport.quantization.forms import Choices, Form, Place, choose
 from qexport.quantization.numerics import histogram, smooth
 from qexport.quantization.numerics.grid import quantize_channels
 from qexport.quantization.schemes.scheme import Rewritten, Settings, refused_lookup, with_fields
 from qexport.quantization.targets import TARGETS, Need
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     import onnx_ir as ir
     from numpy.typing import NDArray
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from qexport.core import FloatGraph, Selection, WeightNode
     from qexport.inputs import TokenSet
     from qexport.quantization.calibration import Edit, Ranges
+    from qexport.quantization.decomposition import Activation
 
 
 class WeightGrid(StrEnum):
@@ -104,21 +106,26 @@ class Int8:
     """Static activation ranges are made symmetric around zero."""
     grid: WeightGrid = WeightGrid.INT8_PAIRED
     smooth: bool = True
-    """Activations are smoothed before rounding, by scales that move into the weights."""
-    engine: Literal["inc", "ort", "qexport"] = "inc"
-    """The engine that rewrites the MatMuls: ``qexport`` if activations are dynamic per token, and only then."""
+    """Activations may be smoothed before rounding, by scales that move into the weights."""
+    outlier_channels: bool = True
+    """Channels of an activation may stay in float, and its tokens may get their own ranges, where that saves error."""
+    engine: Literal["inc", "ort"] = "inc"
+    """The engine that rewrites the MatMuls."""
     target: TargetName = "cpu"
 
-    OPTIONS: ClassVar[tuple[str, ...]] = ("engine", "grid", "method", "per_token", "smooth", "symmetric", "target")
+    OPTIONS: ClassVar[tuple[str, ...]] = (
+        "engine",
+        "grid",
+        "method",
+        "outlier_channels",
+        "per_token",
+        "smooth",
+        "symmetric",
+        "target",
+    )
     takes_nodes: ClassVar[bool] = True
     lookup: ClassVar[Need | None] = "lookups"
     leaves_half: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if self.per_token:
-            object.__setattr__(self, "engine", "qexport")
-        elif self.engine == "qexport":
-            raise InputError("the engine qexport writes activations per token; take inc or ort for others")
 
     @property
     def per_token(self) -> bool:
@@ -132,8 +139,8 @@ class Int8:
     def configured(self, choices: Mapping[str, object]) -> Int8:
         """See :meth:`qexport.quantization.schemes.scheme.OnnxScheme.configured`.
 
-        ``method`` and ``symmetric`` are for static activations. ``per_token`` is for dynamic ones, and excludes
-        ``engine``. TensorRT's ranges are symmetric and its weights int8.
+        ``method`` and ``symmetric`` are for static activations, ``per_token`` is for dynamic ones. TensorRT's ranges are
+        symmetric and its weights int8.
         """
         rest = {name: value for name, value in choices.items() if name not in ("method", "per_token")}
         if "grid" in rest:
@@ -146,10 +153,6 @@ class Int8:
             if "method" in choices or choices.get("symmetric"):
                 raise InputError("the options method and symmetric are for static activations; use int8-static")
             activations = _dynamic(self.activations, choices)
-            if activations.per_token and "engine" in choices:
-                raise InputError(
-                    "the option engine is not for activations per token, which no engine writes; leave one of the two out"
-                )
         scheme = with_fields(replace(self, activations=activations), rest)
         if not TARGETS[scheme.target].symmetric_only:
             return scheme
@@ -163,7 +166,8 @@ class Int8:
     def calibration(self) -> str:
         """See :attr:`qexport.quantization.schemes.scheme.OnnxScheme.calibration`."""
         ranges = [calibration.method_label(self.activations.method)] if isinstance(self.activations, Static) else []
-        return ", ".join([*(["smoothquant"] if self.smooth else []), *ranges])
+        learned = {"smoothquant": self.smooth, "outlier channels": self.outlier_channels}
+        return ", ".join([*(name for name, on in learned.items() if on), *ranges])
 
     def refusal(self, node: WeightNode) -> str:
         """See :meth:`qexport.quantization.schemes.scheme.OnnxScheme.refusal`."""
@@ -171,7 +175,11 @@ class Int8:
 
     def _settings(self) -> Settings:
         """The settings as the manifest keeps them."""
-        settings: Settings = {"weights": self.grid.value, "smooth": self.smooth}
+        settings: Settings = {
+            "weights": self.grid.value,
+            "smooth": self.smooth,
+            "outlier_channels": self.outlier_channels,
+        }
         if isinstance(self.activations, Static):
             settings |= {"method": calibration.method_label(self.activations.method), "symmetric": self.symmetric}
         else:
@@ -192,23 +200,27 @@ class Int8:
         """
         stored = _stored_names(selection)
         model = parent.copy()
-        smoothing = self._smoothing(parent, model, selection, tokens) if self.smooth else None
-        if smoothing is not None and tokens is not None:
-            smoothing.make(model)
-            rescale.check_same_function(parent.artifact, model, tokens, by="smoothing")
+        among = decomposition.activations(model, selection.matmuls)
+        plan = decomposition.Plan.of(model, among, self._forms(parent, model, among, tokens))
+        plan.smooth(model)
+        floats = {
+            stored[node.name]: (form.channels, matmul_weight(model, node)[list(form.channels)])
+            for node, form in plan.nodes(lambda form: form.channels)
+        }
+        plan.decompose(model)
+        if plan.changes and tokens is not None:
+            rescale.check_same_function(parent.artifact, model, tokens, by="smoothing and outlier channels")
         originals = _originals(model, selection, stored)
         for head in (node for node in selection.matmuls if node.tied):
             untie(model, head, stored[head.name])
-        ranges = self._ranges(parent, model, selection, tokens, smoothing)
-        if selection.matmuls:
-            request = MatMulRequest(
-                nodes=tuple(node.name for node in selection.matmuls),
-                ranges=ranges,
-                symmetric=self.symmetric,
-            )
+        per_token = {node.name for node, _ in plan.nodes(lambda form: form.per_token)}
+        ranges = self._ranges(
+            parent, model, selection, tokens, edit=plan.edit() if plan.changes else None, per_token=per_token
+        )
+        for request in _requests(model, selection, ranges, symmetric=self.symmetric):
             model = _rewritten(model, request, self.engine)
-            for node in selection.matmuls:
-                _store_integers(model, stored[node.name], originals(stored[node.name]), 1, self.grid)
+        for node in selection.matmuls:
+            _store_integers(model, stored[node.name], originals(stored[node.name]), 1, self.grid)
         for node in selection.embeddings:
             _quantize_lookup(model, node, stored[node.name], mapped=self.target == "cpu")
         check = partial(
@@ -216,7 +228,9 @@ class Int8:
             asked={(stored[node.name], node.role is Role.EMBEDDING): node for node in selection.nodes},
             original=originals,
             ranges=ranges,
-            per_token=self.per_token,
+            static=isinstance(self.activations, Static),
+            per_token=frozenset(stored[name] for name in per_token),
+            floats=floats,
             symmetric=self.symmetric,
             steps=self.grid.steps,
             paired=self.grid.paired,
@@ -224,41 +238,45 @@ class Int8:
         )
         return Rewritten(model=model, check=check, settings=self._settings())
 
-    def _smoothing(
-        self, parent: FloatGraph, model: ir.Model, selection: Selection, tokens: TokenSet | None
-    ) -> Edit | None:
-        """The edit that smooths the parent's graph; None if smoothing does not help."""
-        groups = rescale.groups(model, selection.matmuls)
-        if not groups:
-            return None
+    def _forms(
+        self, parent: FloatGraph, model: ir.Model, among: Sequence[Activation], tokens: TokenSet | None
+    ) -> Mapping[str, Form]:
+        """The form of each activation, by its name in the parent's graph."""
+        if not (self.smooth or self.outlier_channels):
+            return {activation.tensor: Form(per_token=self.per_token) for activation in among}
+        if not among:
+            return {}
         if tokens is None:
-            raise InputError("smoothing needs windows of calibration text; give tokens, or choose no smooth")
-        samples = calibration.sample(parent, [group.tensor for group in groups], tokens)
-        scales = {}
-        for group in groups:
-            seen = samples[group.tensor]
-            weights = [matmul_weight(model, node) for node in group.nodes]
-            scale = smooth.search(
-                seen.rows,
-                seen.peaks,
-                weights,
-                rounded=self._rounded,
-                levels=self.grid.steps,
-                paired=self.grid.paired,
-                fixed=isinstance(self.activations, Static),
+            raise InputError(
+                "smoothing and outlier channels need windows of calibration text; give tokens, or choose neither"
             )
-            if scale is not None:
-                scales[group.tensor] = scale
-        return rescale.rescaling(groups, scales) if scales else None
+        every = [node for activation in among for node in activation.nodes]
+        groups = {group.tensor: group for group in rescale.groups(model, every)}
+        samples = calibration.sample(parent, [activation.tensor for activation in among], tokens)
+        choices = Choices(
+            rounded=self._rounded,
+            levels=self.grid.steps,
+            paired=self.grid.paired,
+            smooth=self.smooth,
+            channels=self.outlier_channels,
+            per_token=self.per_token,
+        )
+        return {
+            activation.tensor: choose(
+                samples[activation.tensor],
+                [matmul_weight(model, node) for node in activation.nodes],
+                choices,
+                place=_place(model, activation, groups.get(activation.tensor)),
+            )
+            for activation in among
+        }
 
-    def _rounded(self, rows: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Rows of an activation, rounded as this scheme rounds them; a static range is taken from the other rows."""
-        if self.per_token:
-            return smooth.round_symmetric(rows, np.abs(rows).max(axis=1, keepdims=True))
+    def _rounded(self, rows: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
+        """Rows of an activation, rounded as this scheme rounds them in one range for the whole tensor."""
         if isinstance(self.activations, Dynamic):
-            return smooth.round_asymmetric(rows, min(float(rows.min()), 0.0), max(float(rows.max()), 0.0))
+            return smooth.round_asymmetric(rows, low, high)
         seen = histogram.Histogram()
-        seen.add(others)
+        seen.add(rows)
         low, high = self.activations.method.range(seen)
         if self.symmetric:
             return smooth.round_symmetric(rows, max(-low, high))
@@ -270,16 +288,50 @@ class Int8:
         model: ir.Model,
         selection: Selection,
         tokens: TokenSet | None,
+        *,
         edit: Edit | None,
-    ) -> Ranges | None:
+        per_token: Collection[str],
+    ) -> Ranges:
+        """The fixed ranges, by the name of the MatMul's input in the edited graph."""
+        inputs = {
+            node.name: node.inputs[0].name
+            for node in model.graph
+            if node.name in {each.name for each in selection.matmuls} and node.inputs[0] is not None
+        }
+        unit = decomposition.SYMMETRIC_UNIT_RANGE if self.symmetric else decomposition.UNIT_RANGE
+        fixed = {tensor or "": unit for name, tensor in inputs.items() if name in per_token}
         if isinstance(self.activations, Dynamic):
-            return None
+            return fixed
         if tokens is None:
             raise InputError("static INT8 needs windows of calibration text; give tokens")
-        chosen = {node.name for node in selection.matmuls}
-        inputs = [node.inputs[0] for node in model.graph if node.name in chosen]
-        tensors = [value.name for value in inputs if value is not None and value.name is not None]
-        return calibration.calibrate(parent, tensors, tokens, self.activations.method, edit=edit) if tensors else {}
+        tensors = [tensor for tensor in inputs.values() if tensor and tensor not in fixed]
+        if not tensors:
+            return fixed
+        return fixed | dict(calibration.calibrate(parent, tensors, tokens, self.activations.method, edit=edit))
+
+
+def _place(model: ir.Model, activation: Activation, group: rescale.Group | None) -> Place:
+    roles = {node.role for node in activation.nodes}
+    if Role.LM_HEAD in roles:
+        return "head"
+    whole = group is not None and group.nodes == activation.nodes
+    if group is not None and whole and rescale.follows_norm(model, group, activation.nodes[0].shape[0]):
+        return "after norm"
+    return "after attention" if Role.ATTENTION in roles else "inside"
+
+
+def _requests(model: ir.Model, selection: Selection, ranges: Ranges, *, symmetric: bool) -> list[MatMulRequest]:
+    """The requests to the engine: MatMuls whose input has no fixed range, then MatMuls whose input has one."""
+    chosen = {node.name for node in selection.matmuls}
+    readers = [node for node in model.graph if node.name in chosen]
+    dynamic = tuple(node.name or "" for node in readers if node.inputs[0] is None or node.inputs[0].name not in ranges)
+    fixed = tuple(node.name or "" for node in readers if node.name not in dynamic)
+    requests = []
+    if dynamic:
+        requests.append(MatMulRequest(nodes=dynamic, ranges=None, symmetric=symmetric))
+    if fixed:
+        requests.append(MatMulRequest(nodes=fixed, ranges=ranges, symmetric=symmetric))
+    return requests
 
 
 def _static(activations: Static, choices: Mapping[str, object]) -> Static:
