@@ -92,7 +92,9 @@ def _local_folder(path: Path) -> tuple[Path, str]:
     if path.is_dir():
         return path.resolve(), path.resolve().name
     if not (path.is_file() and is_gguf(path)):
-        raise InputError(f"{path}: a file; give the folder that holds config.json, tokenizer and weights, or a GGUF file")
+        raise InputError(
+            f"{path}: a file; give the folder that holds config.json, tokenizer and weights, or a GGUF file"
+        )
     return folder_of_gguf(path), path.name
 
 

@@ -60,11 +60,6 @@ def _rotated_in_halves(name: str, weights: Weights, config: Mapping[str, Any]) -
     return pairs.swapaxes(1, 2).reshape(weights.shape)
 
 
-def _inputs_first(name: str, weights: Weights, _config: Mapping[str, Any]) -> Weights:
-    """The matrices of GPT-2's layers are stored with a row for each input."""
-    return weights.T if name.startswith("blk.") and weights.ndim == 2 else weights
-
-
 def _around_zero(name: str, weights: Weights, _config: Mapping[str, Any]) -> Weights:
     """Gemma adds one to the weights of its norms; llama.cpp has added it already."""
     return weights - 1 if name.endswith("norm.weight") else weights
@@ -72,6 +67,11 @@ def _around_zero(name: str, weights: Weights, _config: Mapping[str, Any]) -> Wei
 
 def _none(_config: Mapping[str, Any]) -> dict[str, Any]:
     return {}
+
+
+def _no_window_of_zero(config: Mapping[str, Any]) -> dict[str, Any]:
+    """llama.cpp writes zero for a model without a sliding window."""
+    return {"sliding_window": config.get("sliding_window") or None}
 
 
 def _gemma2_scale(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,6 +88,8 @@ class GgufArchitecture:
     keys: Mapping[str, str]
     """Keys of the configuration by the keys of the file, which must all be there."""
     optional: Mapping[str, str]
+    inputs_first: bool = False
+    """True if the matrices of transformers' layers have a row for each input, where the file has one for each output."""
     restore: Callable[[str, Weights, Mapping[str, Any]], Weights] = _unchanged
     """Undoes the changes that llama.cpp's converter makes to a tensor, given its name in the file."""
     derive: Callable[[Mapping[str, Any]], dict[str, Any]] = _none
@@ -95,7 +97,7 @@ class GgufArchitecture:
 
 
 ARCHITECTURES: Mapping[str, GgufArchitecture] = {
-    "gpt2": GgufArchitecture(model_type="gpt2", keys=_GPT2, optional={}, restore=_inputs_first),
+    "gpt2": GgufArchitecture(model_type="gpt2", keys=_GPT2, optional={}, inputs_first=True),
     "llama": GgufArchitecture(model_type="llama", keys=_DECODER, optional=_OPTIONAL, restore=_rotated_in_halves),
     "qwen2": GgufArchitecture(model_type="qwen2", keys=_DECODER, optional=_OPTIONAL),
     "qwen3": GgufArchitecture(model_type="qwen3", keys=_DECODER, optional=_OPTIONAL),
@@ -107,6 +109,7 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = {
             "attention.sliding_window": "sliding_window",
             "rope.scaling.original_context_length": "original_max_position_embeddings",
         },
+        derive=_no_window_of_zero,
     ),
     "gemma2": GgufArchitecture(
         model_type="gemma2",
@@ -156,11 +159,13 @@ def config_values(file: GgufFile) -> dict[str, Any]:
         if key.startswith(f"{file.architecture}.")
     }
     values: dict[str, Any] = {"model_type": kind.model_type, "rope_theta": _ROPE_THETA}
-    for key, name in (kind.keys | kind.optional).items():
+    for key, name in {**kind.keys, **kind.optional}.items():
         if key in own:
             values[name] = own[key]
         elif key in kind.keys:
-            raise InputError(f"{file.path}: has no key {file.architecture}.{key}; convert the model again with llama.cpp")
+            raise InputError(
+                f"{file.path}: has no key {file.architecture}.{key}; convert the model again with llama.cpp"
+            )
     for key, value in own.items():
         known = key in kind.keys or key in kind.optional or key in _HEAD_SIZES or key in _WITHOUT_EFFECT
         if not known and _NEUTRAL.get(key, _LOST) != value:

@@ -34,7 +34,9 @@ def folder_of_gguf(path: Path) -> Path:
         UnsupportedHere: the disk is full.
     """
     try:
-        key = hashlib.sha256(json.dumps([_VERSION, list(map(version, _MAKERS)), file_sha256(path)]).encode()).hexdigest()
+        key = hashlib.sha256(
+            json.dumps([_VERSION, list(map(version, _MAKERS)), file_sha256(path)]).encode()
+        ).hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the file") from error
     kept = (cache_folder() / "gguf" / key).absolute()
@@ -64,16 +66,14 @@ def _config(file: GgufFile) -> PretrainedConfig:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    values = config_values(file)
-    ids = special_ids(file)
-    if ends := ids.get("eos_token_id"):
-        ids["eos_token_id"] = file.values.get("tokenizer.ggml.eos_token_id", ends[0])
+    values = config_values(file) | special_ids(file)
+    model_type = values.pop("model_type")
     try:
         with quiet():
-            config: PretrainedConfig = AutoConfig.for_model(**values, **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")) | ids)
+            config: PretrainedConfig = AutoConfig.for_model(model_type, **values)
     except Exception as error:  # the checks of configurations raise errors without a common base
         raise InputError(
             f"{file.path}: transformers cannot read its metadata ({first_words(error)}); download the file again"
         ) from error
-    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[values["model_type"]]]
+    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]]
     return config

@@ -96,14 +96,14 @@ def make_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
 
 
 def special_ids(file: GgufFile) -> dict[str, Any]:
-    """The ids of BOS and padding, and of all tokens that end an answer, for ``generation_config.json``."""
-    ends = {file.values.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")}
-    found = {
-        "bos_token_id": file.values.get("tokenizer.ggml.bos_token_id"),
-        "pad_token_id": file.values.get("tokenizer.ggml.padding_token_id"),
-        "eos_token_id": sorted(ends - {None}) or None,
+    """The ids of BOS and padding, and of all tokens that end an answer, by the keys of transformers; None without."""
+    ids = {name: file.values.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "padding", "eos", "eot", "eom")}
+    ends = sorted({number for name in ("eos", "eot", "eom") if (number := ids[name]) is not None})
+    return {
+        "bos_token_id": ids["bos"],
+        "eos_token_id": ends if len(ends) > 1 else next(iter(ends), None),
+        "pad_token_id": ids["padding"],
     }
-    return {name: value for name, value in found.items() if value is not None}
 
 
 class _Vocabulary:
@@ -116,7 +116,9 @@ class _Vocabulary:
         self.ids = {text: number for number, text in enumerate(self.texts)}
         if len(self.ids) < len(self.texts):
             twice = next(text for number, text in enumerate(self.texts) if self.ids[text] != number)
-            raise InputError(f"{file.path}: has the token {shown(twice)!r} twice; convert the model again with llama.cpp")
+            raise InputError(
+                f"{file.path}: has the token {shown(twice)!r} twice; convert the model again with llama.cpp"
+            )
         if len(self.types) != len(self.texts):
             raise self._broken(f"has {len(self.texts)} tokens and types of {len(self.types)}")
 

@@ -32,6 +32,8 @@ class Placed:
     tensor: GgufTensor
     name: str
     shape: tuple[int, ...]
+    """The weight's; with ``turned`` the tensor has the reverse."""
+    turned: bool
 
     @property
     def dtype(self) -> str:
@@ -57,18 +59,23 @@ def place_tensors(file: GgufFile, config: PretrainedConfig) -> list[Placed]:
 
     layers = config.num_hidden_layers
     if not 0 < layers <= len(file.tensors):
-        raise InputError(f"{file.path}: {len(file.tensors)} tensors cannot make {layers} layers; download the file again")
+        raise InputError(
+            f"{file.path}: {len(file.tensors)} tensors cannot make {layers} layers; download the file again"
+        )
     (kind,) = (kind for kind, name in MODEL_ARCH_NAMES.items() if name == file.architecture)
     table = get_tensor_name_map(kind, layers)
-    placed = []
+    placed, turned = [], architecture_of(file).inputs_first
     for name, weight in _model(file, config).named_parameters():
         tensor = file.tensors.get(table.get_name(name, (".weight", ".bias")) or "")
         if tensor is None:
             raise InputError(f"{file.path}: has no tensor for {name}; download the file again")
-        each = Placed(tensor=tensor, name=name, shape=tuple(weight.shape))
-        if math.prod(each.shape) != math.prod(tensor.shape) or sorted(each.shape) != sorted(tensor.shape):
+        each = Placed(
+            tensor=tensor, name=name, shape=tuple(weight.shape), turned=turned and tensor.name.startswith("blk.")
+        )
+        expected = each.shape[::-1] if each.turned else each.shape
+        if tensor.shape != expected:
             raise InputError(
-                f"{file.path}: {shown(tensor.name)} is {list(tensor.shape)}, and its metadata makes it {list(each.shape)}; "
+                f"{file.path}: {shown(tensor.name)} is {list(tensor.shape)}, and the metadata makes it {list(expected)}; "
                 "download the file again"
             )
         placed.append(each)
@@ -97,7 +104,8 @@ def write_weights(file: GgufFile, placed: list[Placed], settings: Mapping[str, A
     with path.open("wb") as handle, progress.task("reading GGUF", total=len(placed)) as advance:
         handle.write(_header(placed))
         for each in placed:
-            handle.write(_stored(restore(each.tensor.name, file.load(each.tensor), settings), each.dtype))
+            values = file.load(each.tensor)
+            handle.write(_stored(restore(each.tensor.name, values.T if each.turned else values, settings), each.dtype))
             advance()
 
 
