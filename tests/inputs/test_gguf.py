@@ -132,9 +132,7 @@ def published(pre):
     """The rules that the tokenizers on the hub have for a kind of words, or have by default."""
     from tokenizers import Regex, pre_tokenizers
 
-    words = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
+    words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     levels = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     return {
@@ -292,8 +290,8 @@ def left_alone(cache):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda raw: b"", "0 bytes"),
-        (lambda raw: bytes(4096), "not a GGUF file"),
+        (lambda _raw: b"", "0 bytes"),
+        (lambda _raw: bytes(4096), "not a GGUF file"),
         (lambda raw: b"GGUF" + struct.pack("<I", 1) + raw[8:], "version 1"),
         (lambda raw: b"GGUF" + struct.pack(">I", 3) + raw[8:], "big-endian"),
         (lambda raw: raw[:500], "truncated"),
