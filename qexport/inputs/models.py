@@ -128,6 +128,8 @@ def _snapshot(spec: str, revision: str | None, *, allow_pickle: bool, trust_remo
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
+        if files := sorted(each.name for each in folder.glob("*.gguf") if each.is_file()):
+            raise InputError(f"{folder}: no config.json, but GGUF; give one of its files, such as {files[0]}")
         raise InputError(
             f"{folder}: {left_by_training(folder) or 'no config.json; give a folder written by save_pretrained'}"
         )

@@ -369,6 +369,8 @@ def test_a_revision_a_folder_and_another_file(llama, tmp_path):
     refused(lambda: locate_model(llama, revision="main"), "no revision main")
     (tmp_path / "folder.gguf").mkdir()
     refused(lambda: locate_model(tmp_path / "folder.gguf"), "no config.json")
+    shutil.copyfile(llama, tmp_path / "folder.gguf" / "a.gguf")
+    refused(lambda: locate_model(tmp_path / "folder.gguf"), "no config.json, but GGUF", "a.gguf")
     (tmp_path / "notes.txt").write_text("hello")
     refused(lambda: locate_model(tmp_path / "notes.txt"), "a file; give the folder", "GGUF")
     with pytest.raises(InputError):
