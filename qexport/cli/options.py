@@ -24,7 +24,10 @@ class OnceCommand(TyperCommand):
 
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Local folder, Hugging Face id, or `reference` for the bundled model.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Local folder, GGUF file, Hugging Face id, or `reference` for the bundled model."
+    ),
 ]
 
 

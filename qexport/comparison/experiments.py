@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qexport.comparison.rows import CompareOptions
 from qexport.core import InputError, metrics_of, near_names, require_known
-from qexport.inputs import REFERENCE, Experiment, Row, find_bundled, load_experiment
+from qexport.inputs import REFERENCE, Experiment, Row, find_experiment, load_experiment
 from qexport.measurement import choices_in, require_effect
 from qexport.quantization import RECIPES, recipe
 
@@ -39,11 +39,11 @@ def default_experiment(model: str) -> Experiment:
     """The experiment of a model without a file: :data:`DEFAULT_ROWS`, and no published figures.
 
     Args:
-        model: hub id or local folder.
+        model: hub id, local folder or GGUF file.
     """
-    folder = Path(model).expanduser()
-    place = str(folder.resolve()) if folder.is_dir() else model
-    return Experiment(title=f"Quantization of {folder.resolve().name}", model=place, rows=DEFAULT_ROWS)
+    path = Path(model).expanduser()
+    place = str(path.resolve()) if path.exists() else model
+    return Experiment(title=f"Quantization of {path.resolve().name}", model=place, rows=DEFAULT_ROWS)
 
 
 def experiment_for(spec: str | None, tasks: Sequence[str] = ()) -> Experiment:
@@ -64,7 +64,7 @@ def experiment_for(spec: str | None, tasks: Sequence[str] = ()) -> Experiment:
             choices_in(experiment), metrics_for(experiment, CompareOptions(), tasks), recipes, place=f"{spec}: "
         )
         return experiment
-    if not Path(spec).exists() and (known := find_bundled(f"models/{spec}.toml")) is not None:
+    if (known := find_experiment(spec)) is not None:
         return load_experiment(known)
     return default_experiment(spec)
 

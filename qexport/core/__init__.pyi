@@ -21,6 +21,7 @@ from .artifact import (
     parse_manifest as parse_manifest,
     require_named as require_named,
 )
+from .cache import cache_folder as cache_folder
 from .display import require_utf8 as require_utf8, shown as shown
 from .errors import (
     EXIT_ERROR as EXIT_ERROR,

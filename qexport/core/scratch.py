@@ -45,17 +45,21 @@ def _is_own(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def claimed(path: Path) -> Iterator[None]:
+def claimed(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Claim an output for this process; the system releases it when the process ends, however it ends.
 
+    Args:
+        path: the output.
+        wait: if True, wait until no other process has claimed it.
+
     Raises:
-        InputError: another process has claimed it.
+        InputError: another process has claimed it, and ``wait`` is False.
     """
     if path in _held or os.name != "posix":
         yield
         return
     lock = path.parent / f".{path.name}.lock"
-    handle = _locked(lock)
+    handle = _locked(lock, wait=wait)
     if handle is None:  # a folder that cannot be written to: the next step reports it
         yield
         return
@@ -68,7 +72,7 @@ def claimed(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _locked(lock: Path) -> int | None:
+def _locked(lock: Path, *, wait: bool) -> int | None:
     import fcntl
 
     while True:
@@ -77,7 +81,7 @@ def _locked(lock: Path) -> int | None:
         except OSError:
             return None
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.read(handle, 200).decode(errors="replace").strip() or "another process"
             os.close(handle)

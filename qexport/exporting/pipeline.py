@@ -33,7 +33,7 @@ def export(
     """Export a model to ONNX as an fp32 artifact, once its logits have been compared with torch's.
 
     Args:
-        model: the hub id, the local folder, or ``reference`` for the bundled model.
+        model: the hub id, the local folder, the GGUF file, or ``reference`` for the bundled model.
         folder: the folder of the artifact to make.
         exporter: ``fused`` or ``optimum``.
         revision: the revision of a hub id.

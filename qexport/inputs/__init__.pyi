@@ -4,7 +4,7 @@ from .bundle import (
     EVALUATION_TEXT as EVALUATION_TEXT,
     PROMPTS as PROMPTS,
     bundled as bundled,
-    find_bundled as find_bundled,
+    find_experiment as find_experiment,
 )
 from .experiment import Experiment as Experiment, Row as Row, Tasks as Tasks, load_experiment as load_experiment
 from .location import NO_TRUST as NO_TRUST, REFERENCE as REFERENCE, Trust as Trust, locate as locate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from qexport.core import InputError
@@ -10,6 +11,7 @@ EVALUATION_TEXT = "calibration/evaluation.jsonl"
 CALIBRATION_TEXT = "calibration/calibration.jsonl"
 PROMPTS = "calibration/prompts.txt"
 
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -33,3 +35,18 @@ def find_bundled(name: str) -> Path | None:
         if (root / name).exists():
             return root / name
     return None
+
+
+def find_experiment(name: str) -> Path | None:
+    """The bundled experiment of a name, or None if there is none.
+
+    The beginning of the name is enough where no other begins like this: ``smollm2`` for ``smollm2-135m-instruct``. A
+    file or folder of that name comes first.
+    """
+    folder = find_bundled("models")
+    if folder is None or not _NAME.fullmatch(name) or Path(name).exists():
+        return None
+    exact, longer = folder / f"{name}.toml", sorted(folder.glob(f"{name}-*.toml"))
+    if exact.is_file():
+        return exact
+    return longer[0] if len(longer) == 1 else None

@@ -157,7 +157,7 @@ class Experiment(_Value):
 
     title: str
     model: str
-    """A hub id, or the absolute path of a local folder."""
+    """A hub id, the absolute path of a local folder or GGUF file, or a file of a package (``package:``)."""
     revision: str | None = None
     rows: tuple[Row, ...] = Field(min_length=1)
     metrics: tuple[str, ...] | None = None
@@ -260,7 +260,7 @@ def _resolved(experiment: Experiment, folder: Path) -> Experiment:
         update["generation"] = experiment.generation.model_copy(update={"prompts": prompts})
     if experiment.tasks.data is not None:
         update["tasks"] = experiment.tasks.model_copy(update={"data": folder / experiment.tasks.data})
-    if model.is_dir():
+    if model.exists():
         update["model"] = str(model.resolve())
     return experiment.model_copy(update=update)
 

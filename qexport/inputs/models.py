@@ -1,4 +1,4 @@
-"""Models: checks the files of a local folder or a hub id and makes a :class:`ModelSource`."""
+"""Models: checks the files of a local folder, a GGUF file or a hub id and makes a :class:`ModelSource`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from qexport.core import MANIFEST_NAME, Artifact, InputError, first_words, read_json
 from qexport.inputs.architecture import CONTEXT_KEYS
+from qexport.inputs.gguf.file import is_gguf
+from qexport.inputs.gguf.folder import folder_of_gguf
 from qexport.inputs.leftovers import ADAPTERS, left_by_training
 from qexport.inputs.pretrained import CODE_KEY, SIDE_FILES, load_weights, read_tokenizer, require_no_code
 from qexport.inputs.rows import require_enough_rows
@@ -39,7 +41,7 @@ def locate_model(
     """Find a model and check everything that can be checked before it is built.
 
     Args:
-        spec: a local folder, or a hub id (read from the hub's cache if it is there).
+        spec: a local folder, a GGUF file, or a hub id (read from the hub's cache if it is there).
         revision: the branch, tag or commit of a hub id.
         allow_pickle: if True, accept ``pytorch_model.bin`` if no safetensors file exists.
         trust_remote_code: if True, accept a model whose code comes with its files.
@@ -48,14 +50,14 @@ def locate_model(
         InputError: the model is missing, or qexport does not support it; the message names the file and the way out.
     """
     if not str(spec).strip():
-        raise InputError("the name of the model is empty; give a folder or a hub id")
+        raise InputError("the name of the model is empty; give a folder, a GGUF file or a hub id")
     folder = Path(spec).expanduser()
     if (folder / MANIFEST_NAME).is_file():
         raise InputError(f"{spec}: is an artifact of qexport, not a model; give the model that it was made from")
-    if folder.is_dir():
+    if folder.exists():
         if revision is not None:
-            raise InputError(f"{spec}: a local folder has no revision {revision}; leave --revision out")
-        folder, name, commit = folder.resolve(), folder.resolve().name, ""
+            raise InputError(f"{spec}: a local model has no revision {revision}; leave --revision out")
+        folder, name, commit = *_local_folder(folder), ""
     else:
         folder = _snapshot(str(spec), revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
         name, commit = str(spec), folder.name
@@ -85,12 +87,21 @@ def locate_model(
     )
 
 
+def _local_folder(path: Path) -> tuple[Path, str]:
+    """The folder of a model on this machine, and the model's name."""
+    if path.is_dir():
+        return path.resolve(), path.resolve().name
+    if not (path.is_file() and is_gguf(path)):
+        raise InputError(
+            f"{path}: a file; give the folder that holds config.json, tokenizer and weights, or a GGUF file"
+        )
+    return folder_of_gguf(path), path.name
+
+
 def _snapshot(spec: str, revision: str | None, *, allow_pickle: bool, trust_remote_code: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    if Path(spec).is_file():
-        raise InputError(f"{spec}: a file; give the folder that holds config.json, tokenizer and weights")
     if not _HUB_ID.fullmatch(spec) or ".." in spec or "--" in spec:
         raise InputError(f"{spec}: no such folder, and not a hub id such as openai-community/gpt2; check the path")
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -117,6 +128,8 @@ def _snapshot(spec: str, revision: str | None, *, allow_pickle: bool, trust_remo
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
+        if files := sorted(each.name for each in folder.glob("*.gguf") if each.is_file()):
+            raise InputError(f"{folder}: no config.json, but GGUF; give one of its files, such as {files[0]}")
         raise InputError(
             f"{folder}: {left_by_training(folder) or 'no config.json; give a folder written by save_pretrained'}"
         )

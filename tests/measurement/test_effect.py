@@ -92,7 +92,16 @@ def test_a_figure_that_is_published_and_not_measured(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["gpt2", "llama-3-8b", "mistral-7b", "phi-3-mini-128k-instruct", "qwen2.5-3b", "reference"]
+    "name",
+    [
+        "gpt2",
+        "llama-3-8b",
+        "mistral-7b",
+        "phi-3-mini-128k-instruct",
+        "qwen2.5-3b",
+        "reference",
+        "smollm2-135m-instruct",
+    ],
 )
 def test_bundled_experiments_make_no_idle_choice(name):
     from qexport.inputs.bundle import bundled
