@@ -4,7 +4,7 @@ import pytest
 
 from qexport.core.errors import InputError
 from qexport.core.metrics import CATALOGUE
-from qexport.gating.budgets import DISTANCES, DISTANCES, DRIFT, GATED, SAME_RUN, Budget, load_gate_plan
+from qexport.gating.budgets import DISTANCES, DRIFT, GATED, SAME_RUN, Budget, load_gate_plan
 from qexport.gating.verdict import Bounds
 from qexport.inputs.bundle import bundled
 
