@@ -23,9 +23,9 @@ DEFAULT_METRICS = (
     "token_latency_s",
     "tokens_per_s",
     "perplexity",
+    "sentence_perplexity",
     "kl_divergence",
     "same_top_share",
-    "sentence_perplexity",
 )
 """The metrics of an experiment that names none; on a device :data:`DEVICE_METRICS` follow."""
 
