@@ -24,6 +24,8 @@ DEFAULT_METRICS = (
     "tokens_per_s",
     "perplexity",
     "sentence_perplexity",
+    "kl_divergence",
+    "same_top_share",
 )
 """The metrics of an experiment that names none; on a device :data:`DEVICE_METRICS` follow."""
 

@@ -12,7 +12,16 @@ from qexport import exporting, quantization
 from qexport.comparison import schedule
 from qexport.comparison.journal import Expected, Journal
 from qexport.comparison.rows import LATENCY_ROUNDS, CompareOptions, WantedRow
-from qexport.core import CATALOGUE, Artifact, Exporter, Measurement, NotComparable, UnsupportedHere, metrics_of
+from qexport.core import (
+    CATALOGUE,
+    DISTANCES,
+    Artifact,
+    Exporter,
+    Measurement,
+    NotComparable,
+    UnsupportedHere,
+    metrics_of,
+)
 from qexport.inputs import Experiment, ModelSource, Prompts, Text, load_prompts, stop_ids
 from qexport.measurement import (
     PROBES,
@@ -85,6 +94,11 @@ def _question(experiment: Experiment, source: ModelSource, texts: Texts, reader:
     )
 
 
+def _baseline(wanted: Sequence[WantedRow]) -> str:
+    """The label of the row that the others are compared with; empty without a row in floating point."""
+    return next((row.label for row in wanted if row.recipe.is_float), "")
+
+
 _Exported = Callable[[Exporter], Artifact]
 """Gives the fp32 artifact of an exporter, which is made on the first call."""
 
@@ -122,11 +136,12 @@ class Run:
         unasked = {row.label: self._unasked(row, tasks) for row in wanted}
         unanswered = [row for row in wanted if unasked[row.label]]
         rows = {row.label: row for several in (*missing.values(), unanswered) for row in several}
+        base = _baseline(wanted)
         with Interleaved(self.journal.add) as interleaved:
             built = self._built(list(rows.values()), missing, interleaved, calibration, work) if rows else {}
         for name, several in missing.items():
             if not self._interleaves(name) or (interleaved.crowded and name in TIMED):
-                self._probe(name, [built[row.label] for row in several])
+                self._probe(name, [built[row.label] for row in several], base)
         for row in unanswered:
             self._ask(built[row.label], unasked[row.label])
         for task, reason in away.items():
@@ -178,9 +193,19 @@ class Run:
         self.journal.add(self.bench.skip(row, metrics))
 
     def _missing(self, name: str, wanted: Sequence[WantedRow]) -> list[WantedRow]:
-        metrics = [metric for metric in PROBES[name].metrics if metric in self.metrics]
+        metrics = self._asked(name)
         missing = [row for row in wanted if not self.journal.has(row.label, metrics)]
-        return list(wanted) if missing and is_timed(name) else missing
+        if missing and is_timed(name):
+            return list(wanted)
+        again = _baseline(wanted) if missing and self._compares(name) else ""
+        return [row for row in wanted if row in missing or row.label == again]
+
+    def _asked(self, probe: str) -> list[str]:
+        return [metric for metric in PROBES[probe].metrics if metric in self.metrics]
+
+    def _compares(self, probe: str) -> bool:
+        """True if rows are compared with the baseline's distributions."""
+        return not set(DISTANCES).isdisjoint(self._asked(probe))
 
     def _interleaves(self, probe: str) -> bool:
         """True if each row's own process answers the probe, and no fresh process."""
@@ -202,7 +227,9 @@ class Run:
 
         own = {name: {row.label for row in several} for name, several in missing.items() if self._interleaves(name)}
         timed = [name for name in TIMED if own.get(name)]
-        ordered = sorted(wanted, key=lambda row: schedule.place(row.recipe))
+        base = _baseline(wanted) if any(map(self._compares, own)) else ""
+        # The other rows are compared with the baseline's distributions, so its text is scored first.
+        ordered = sorted(wanted, key=lambda row: (row.label != base, schedule.place(row.recipe)))
         after = schedule.expected_s(schedule.REPORT)
         plan = schedule.Schedule(
             [
@@ -222,6 +249,8 @@ class Run:
                     self._skip(made, PROBES[name].metrics)
                 else:
                     jobs[name] = self._job(name, made)
+                    if self._compares(name):
+                        jobs[name] = interleaved.compared(jobs[name], is_baseline=row.label == base)
             if jobs:
                 interleaved.start(jobs)
             interleaved.collect()
@@ -257,7 +286,7 @@ class Run:
                 tokens = quantization.calibration_tokens(fp32, calibration) if scheme.calibration else None
                 return quantization.apply_onnx(fp32, chosen, folder, selector=wanted.selector, tokens=tokens)
 
-    def _probe(self, name: str, rows: Sequence[BenchRow]) -> None:
+    def _probe(self, name: str, rows: Sequence[BenchRow], base: str) -> None:
         """Measure one probe of all rows that miss it, close to each other in time."""
         jobs = []
         for row in rows:
@@ -265,12 +294,15 @@ class Run:
                 jobs.append(self._job(name, row))
             else:
                 self._skip(row, PROBES[name].metrics)
+        if self._compares(name):
+            first = next((job for job in jobs if job.row == base), None)
+            self.bench.probe_beside(first, [job for job in jobs if job is not first], done=self.journal.add)
+            return
         rounds = (self.options.rounds or LATENCY_ROUNDS) if is_timed(name) else 1
         self.bench.probe(jobs, rounds, done=self.journal.add)
 
     def _job(self, name: str, row: BenchRow) -> Job:
-        asked = [metric for metric in PROBES[name].metrics if metric in self.metrics]
-        return self.bench.job(row, name, self.feeds.get(name), metrics=asked)
+        return self.bench.job(row, name, self.feeds.get(name), metrics=self._asked(name))
 
     def _row(self, wanted: WantedRow, artifact: Artifact | None, skipped: str = "") -> BenchRow:
         published = {metric: self.experiment.published_for(wanted.row, metric) for metric in CATALOGUE}

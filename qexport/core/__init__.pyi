@@ -63,6 +63,7 @@ from .graph import (
 )
 from .metrics import (
     CATALOGUE as CATALOGUE,
+    DISTANCES as DISTANCES,
     GROUPS as GROUPS,
     Form as Form,
     Group as Group,

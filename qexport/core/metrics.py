@@ -13,9 +13,22 @@ from typing import Literal
 
 from qexport.core.errors import InputError, near_names
 
-Unit = Literal["bytes", "s", "tokens/s", "tokens", ""]
+Unit = Literal["bytes", "s", "tokens/s", "tokens", "nats", ""]
 Group = Literal["memory", "speed", "quality", "tasks", "session"]
-Form = Literal["size", "latency", "rounds", "count", "corpus", "sentences", "accuracy", "answer"]
+Form = Literal[
+    "size",
+    "latency",
+    "rounds",
+    "count",
+    "corpus",
+    "sentences",
+    "token_mean",
+    "token_rms",
+    "token_median",
+    "token_p999",
+    "accuracy",
+    "answer",
+]
 """The kind of the samples, which decides the statistics that may be made from them.
 
 ``size``: bytes, one sample, or one for each round. Columns: the metric's name, then ``round`` if there are several.
@@ -23,6 +36,10 @@ Form = Literal["size", "latency", "rounds", "count", "corpus", "sentences", "acc
 ``rounds``: seconds, or a rate, once a round. Columns: the metric's name, ``tokens``, ``round``.
 ``count``: a number once a round. Columns: the metric's name, ``round``.
 ``corpus``, ``sentences``: ``nll_nats``, ``tokens``, a sample for each sequence.
+``token_mean``, ``token_rms``: the distance from the baseline, summed over the tokens of a window; for ``token_rms`` the
+sum of squares. Columns: the metric's name, ``tokens``. The facts have ``rest_share``, the mean probability of the tokens
+without an exact term, and ``rest_nats``, the mean part of the divergence that is estimated from a sample of them.
+``token_median``, ``token_p999``: the distance of each token. Columns: the metric's name, ``window``.
 ``accuracy``: 1 or 0 for each question of a task, in the task's order. Column: ``correct``. The facts have
 ``task_version``, ``num_fewshot``, ``split``, ``stderr`` (as lm-eval computes it), ``data_sha256`` and ``truncated``
 (contexts cut from the left).
@@ -55,6 +72,7 @@ _latency = partial(Metric, unit="s", group="speed", form="latency")
 _time = partial(Metric, unit="s", group="speed", form="rounds")
 _session_memory = partial(Metric, unit="bytes", group="session", form="size")
 _session_time = partial(Metric, unit="s", group="session", form="rounds")
+_distance = partial(Metric, unit="nats", group="quality")
 
 
 def _task(task: str, scored: str, *, name: str, title: str, heading: str, meaning: str) -> Metric:
@@ -217,6 +235,44 @@ _TABLE = (
         form="sentences",
         meaning="The mean over sentences of each sentence's own perplexity. Short and unlikely sentences dominate it, so it is another figure than perplexity, and the two are never compared.",
     ),
+    _distance(
+        "kl_divergence",
+        "KL divergence",
+        heading="KL\ndivergence",
+        form="token_mean",
+        meaning="The mean over tokens of Σ p ln(p / q), in nats: p is the next-token distribution of the baseline of the run, and q that of the row, over the windows of perplexity. The 256 likeliest tokens of p are exact; the divergence among all others is estimated from 256 of them. The interval is a 95 % percentile bootstrap over windows.",
+    ),
+    _distance(
+        "kl_divergence_median",
+        "KL divergence, median",
+        heading="KL,\nmedian",
+        form="token_median",
+        meaning="The median over tokens of the same divergence.",
+    ),
+    _distance(
+        "kl_divergence_p999",
+        "KL divergence, 99.9 %",
+        heading="KL,\n99.9 %",
+        form="token_p999",
+        meaning="The 99.9th percentile over tokens of the same divergence: the worst token of a thousand.",
+    ),
+    _distance(
+        "same_top_share",
+        "Same top token",
+        heading="Same top\ntoken",
+        unit="",
+        form="token_mean",
+        meaning="The share of tokens where the row and the baseline of the run hold the same next token for the likeliest.",
+        better="higher",
+    ),
+    _distance(
+        "probability_change_rms",
+        "Probability change",
+        heading="Probability\nchange",
+        unit="",
+        form="token_rms",
+        meaning="The root mean square over tokens of the change of the right token's probability from the baseline of the run.",
+    ),
     *_multiple_choice("arc_easy", "ARC-Easy", "ARC's easy questions of school science"),
     *_multiple_choice("arc_challenge", "ARC-Challenge", "ARC's hard questions of school science"),
     *_multiple_choice("hellaswag", "HellaSwag", "HellaSwag's unfinished situations"),
@@ -331,6 +387,9 @@ CATALOGUE: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metr
 """Every metric by name, in the order in which tables show them."""
 
 GROUPS: tuple[Group, ...] = ("memory", "speed", "quality", "tasks", "session")
+
+DISTANCES: tuple[str, ...] = tuple(metric.name for metric in _TABLE if metric.form.startswith("token_"))
+"""The metrics that compare a row with the baseline of its run, token by token."""
 
 TASKS: tuple[str, ...] = tuple(dict.fromkeys(metric.task for metric in _TABLE if metric.task))
 """The tasks whose accuracies are metrics, by lm-eval's names."""

@@ -115,6 +115,48 @@ def sentence_perplexity(nll_nats: ArrayLike, tokens: ArrayLike, *, seed: int = 0
     return mean(each, seed=seed)
 
 
+def token_mean(sums: ArrayLike, tokens: ArrayLike, *, confidence: float = CONFIDENCE, seed: int = 0) -> Interval:
+    """The mean over tokens, with a percentile bootstrap interval over windows.
+
+    Args:
+        sums: the sum over the tokens of each window, ``[windows]``.
+        tokens: the number of tokens of each window, ``[windows]``.
+        confidence: the level of the interval.
+        seed: the seed of the resampling.
+    """
+    each, count = np.asarray(sums, np.float64), np.asarray(tokens, np.float64)
+    draws = _bootstrap_counts(len(each), seed)
+    return _interval(float(each.sum() / count.sum()), draws @ each / (draws @ count), confidence)
+
+
+def token_rms(squares: ArrayLike, tokens: ArrayLike, *, confidence: float = CONFIDENCE, seed: int = 0) -> Interval:
+    """The root mean square over tokens from the sums of squares of windows; arguments as for :func:`token_mean`."""
+    square = token_mean(squares, tokens, confidence=confidence, seed=seed)
+    return Interval(value=math.sqrt(square.value), low=math.sqrt(square.low), high=math.sqrt(square.high))
+
+
+def token_quantile(values: ArrayLike, windows: ArrayLike, quantile: float, *, seed: int = 0) -> Interval:
+    """A quantile over tokens, with a percentile bootstrap interval over windows: the tokens of a window stay together.
+
+    Args:
+        values: the value of each token, ``[tokens]``.
+        windows: the number of each token's window, ``[tokens]``.
+        quantile: between 0 and 1; the least value that has this share of the tokens at or below it.
+        seed: the seed of the resampling.
+    """
+    each = np.asarray(values, np.float64)
+    order = np.argsort(each, kind="stable")
+    window = np.unique(np.asarray(windows), return_inverse=True)[1][order]
+    ranked = each[order]
+
+    def at(counts: NDArray[np.float64]) -> float:
+        behind = np.cumsum(counts[window])
+        return float(ranked[np.searchsorted(behind, quantile * behind[-1])])
+
+    draws = _bootstrap_counts(int(window.max()) + 1, seed)
+    return _interval(at(np.ones(draws.shape[1])), np.array([at(counts) for counts in draws]))
+
+
 def mean(values: ArrayLike, *, seed: int = 0) -> Interval:
     """Arithmetic mean with a percentile bootstrap interval."""
     each = np.asarray(values, np.float64)

@@ -23,9 +23,10 @@ from qexport.core import (
     shown,
 )
 from qexport.gating.baseline import DECIMALS, Ran, StoredFeed
-from qexport.gating.budgets import ACCURACIES, LIKELIHOODS, SAME_RUN, SIZES, GatePlan
+from qexport.gating.budgets import ACCURACIES, DISTANCES, LIKELIHOODS, MEMORY, SIZES, SPEEDS, GatePlan
 from qexport.inputs import TokenSet, load_prompts, load_text, source_of
 from qexport.measurement import (
+    DISTRIBUTIONS,
     Bench,
     BenchRow,
     Feed,
@@ -199,34 +200,62 @@ class GateBench:
         return any(look < len(self.lengths(*key)) for key in scored)
 
     def take(self, wanted: Mapping[str, Sequence[str]], look: int = 0) -> None:
-        """Measure metrics of rows, sequences up to those of a look."""
+        """Measure metrics of rows, sequences up to those of a look.
+
+        Distances are measured with perplexity, from fp32 if it is among the rows.
+        """
         rows = {metric: [name for name in names if name in self.artifacts] for metric, names in wanted.items()}
-        likelihoods = [(metric, name) for metric in LIKELIHOODS for name in rows.get(metric, ())]
-        with progress.task("scoring text", total=len(likelihoods)) as advance:
+        likelihoods = [
+            (metric, name)
+            for metric in LIKELIHOODS
+            for name in sorted(rows.get(metric, ()), key=lambda name: name != self.fp32)
+        ]
+        with (
+            scratch_folder("baseline") as folder,
+            progress.task("scoring text", total=len(likelihoods)) as advance,
+        ):
             for metric, name in likelihoods:
-                self._score(metric, name, look)
+                self._score(metric, name, look, Path(folder) / DISTRIBUTIONS)
                 advance()
         for metric in SIZES:
             for name in rows.get(metric, ()):
                 self._keep([name], [metric], partial(self._measured, name, metric))
         self._ask({metric: names for metric, names in rows.items() if CATALOGUE[metric].task})
-        self._probe({metric: names for metric, names in rows.items() if metric in SAME_RUN})
+        self._probe({metric: names for metric, names in rows.items() if metric in (*SPEEDS, *MEMORY)})
 
-    def _score(self, metric: str, name: str, look: int) -> None:
-        known = self.records.get((name, metric))
+    def _score(self, metric: str, name: str, look: int, distributions: Path) -> None:
+        known = {
+            each: self.records[name, each].samples for each in (metric, *DISTANCES) if (name, each) in self.records
+        }
 
         def scored() -> list[Measurement]:
-            done = () if known is None else known.samples
             tokens, lengths = self.tokens(name, metric), self.lengths(name, metric)
-            part = tokens.sequences[len(done) : lengths[min(look, len(lengths) - 1)]]
+            part = tokens.sequences[len(known.get(metric, ())) : lengths[min(look, len(lengths) - 1)]]
             if not part:
                 return []
-            (record,) = self._measured(name, metric, part)
-            # Rounded as in a baseline: the ratio of an unchanged artifact must be exactly 1.
-            more = tuple((round(nll, DECIMALS), count) for nll, count in record.samples)
-            return [record if record.skipped else record.model_copy(update={"samples": (*done, *more)})]
+            job = self._job(name, metric, part)
+            if metric == "perplexity" and self._is_compared(name, distributions):
+                job = replace(
+                    job,
+                    metrics=(metric, *(each for each in DISTANCES if each in self.plan.metrics)),
+                    distributions=distributions,
+                    is_baseline=name == self.fp32,
+                )
+            return [
+                record
+                if record.skipped
+                else record.model_copy(update={"samples": (*known.get(record.metric, ()), *_rounded(record))})
+                for record in self._bench.measure(job)
+            ]
 
-        self._keep([name], [metric], scored)
+        self._keep([name], [metric, *DISTANCES], scored)
+
+    def _is_compared(self, name: str, distributions: Path) -> bool:
+        """True if a row writes the distributions of fp32, or is compared with them."""
+        if name == self.fp32 or self.fp32 is None:
+            return name == self.fp32 and not set(DISTANCES).isdisjoint(self.plan.metrics)
+        same_tokens = self.tokens(name, "perplexity").sha256 == self.tokens(self.fp32, "perplexity").sha256
+        return distributions.is_file() and same_tokens
 
     def _ask(self, wanted: Mapping[str, Sequence[str]]) -> None:
         """Ask rows the tasks that yield the metrics."""
@@ -291,6 +320,13 @@ class GateBench:
         for name in names:
             for record in self._bench.skip(self._row(name), metrics, reason):
                 self.records[name, record.metric] = record
+
+
+def _rounded(record: Measurement) -> tuple[tuple[float, ...], ...]:
+    """The samples; likelihoods are rounded as in a baseline, so that the ratio of an unchanged artifact is exactly 1."""
+    if record.metric not in LIKELIHOODS:
+        return record.samples
+    return tuple((round(nll, DECIMALS), count) for nll, count in record.samples)
 
 
 def _tokenizer_digest(artifact: Artifact) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from qexport import core
 from qexport.core import CATALOGUE, InputError, Metric, near_names
 from qexport.gating.verdict import Base, Bounds
 from qexport.inputs import EVALUATION_TEXT, PROMPTS, Tasks, bundled, first_reason, read_toml
@@ -15,16 +16,18 @@ from qexport.measurement import PROBES, Stored, probe_of
 
 DRIFT = "drift"
 """Not a metric but the change of one: see :func:`qexport.core.stats.drift`."""
-Kind = Literal["likelihood", "accuracy", "size", "speed", "memory"]
+Kind = Literal["likelihood", "distance", "accuracy", "size", "speed", "memory"]
 
 
 def _kind(metric: Metric) -> Kind | None:
-    """A gate's kind of a metric, by the probe that yields the metric. A gate has no session metrics."""
+    """A gate's kind of a metric, by the probe that yields the metric. A gate has no session metrics and no quantiles."""
     if metric.task:
         return "accuracy"
     if metric.form in {"corpus", "sentences"}:
         return "likelihood"
-    if metric.group == "session":
+    if metric.form in {"token_mean", "token_rms"}:
+        return "distance"
+    if metric.group == "session" or metric.name in core.DISTANCES:
         return None
     probe = PROBES[probe_of(metric.name)]
     if isinstance(probe, Stored):
@@ -38,9 +41,12 @@ def _of_kind(kind: Kind) -> tuple[str, ...]:
 
 LIKELIHOODS, ACCURACIES, SIZES = _of_kind("likelihood"), _of_kind("accuracy"), _of_kind("size")
 SPEEDS, MEMORY = _of_kind("speed"), _of_kind("memory")
-SAME_RUN = (*SPEEDS, *MEMORY)
-"""Metrics that are divided by fp32 of the same run only: they change with the machine and the moment."""
-GATED = (*LIKELIHOODS, DRIFT, *ACCURACIES, *SIZES, *SAME_RUN)
+DISTANCES = _of_kind("distance")
+"""Distances from fp32, which are measured in the pass that scores perplexity."""
+SAME_RUN = (*SPEEDS, *MEMORY, *DISTANCES)
+"""Metrics that are compared with fp32 of the same run only: they change with the machine and the moment, or need the
+distributions of fp32, which no baseline holds."""
+GATED = (*LIKELIHOODS, DRIFT, *DISTANCES, *ACCURACIES, *SIZES, *SPEEDS, *MEMORY)
 """The metrics that a budget may be for."""
 
 PYPROJECT = "pyproject.toml"
@@ -56,10 +62,10 @@ class _Value(BaseModel):
 
 
 class Budget(_Value):
-    """The allowed range of a ratio."""
+    """The allowed range of a ratio, or of a distance."""
 
     of: Base
-    """The divisor of a figure."""
+    """The divisor of a figure, or the row that a distance is from."""
     at_least: Bound | None = None
     at_most: Bound | None = None
 
@@ -126,9 +132,9 @@ class GatePlan(_Value):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Every metric that has a budget, in the order of :data:`GATED`; drift needs perplexity."""
+        """Every metric that has a budget, in the order of :data:`GATED`; drift and distances need perplexity."""
         named = {metric for budgets in (self.budgets, *self.recipes.values()) for metric in budgets}
-        if DRIFT in named:
+        if named & {DRIFT, *DISTANCES}:
             named.add("perplexity")
         return tuple(metric for metric in GATED if metric in named and metric != DRIFT)
 

@@ -9,11 +9,11 @@ import numpy as np
 from qexport.core import CATALOGUE, Interval, Measurement, NotComparable, QExportError, stats
 from qexport.gating.baseline import Baseline, Seen, StoredFeed, structure_of
 from qexport.gating.bench import GateBench
-from qexport.gating.budgets import DRIFT, LIKELIHOODS, SAME_RUN, SIZES, SPEEDS, Budget, GatePlan
+from qexport.gating.budgets import DISTANCES, DRIFT, LIKELIHOODS, SAME_RUN, SIZES, SPEEDS, Budget, GatePlan
 from qexport.gating.explained import explained_nats, widened
 from qexport.gating.verdict import Base, Bounds, Change, Check, RowVerdict
 from qexport.quantization import WeightGrid
-from qexport.report import COLUMN, Latency, Repeated, derive, numbers, plain
+from qexport.report import COLUMN, Latency, Repeated, derive, distance, numbers, plain
 from qexport.runtime import SATURATES
 
 APPROVE = "if it is meant, approve it with `qexport gate --update`"
@@ -174,11 +174,15 @@ class Judge:
         if record.skipped is not None:
             return _failed(metric, budget, f"{_title(metric)} was not measured: {record.skipped}")
         reference = self._reference(record, budget.of)
-        found = _compared(metric, record, reference, confidence=self._confidence(record))
-        if found is None:
-            raise NotComparable(
-                f"{_title(metric)}: {budget.of} has too few right answers to divide by; ask more questions"
-            )
+        if metric in DISTANCES:
+            found = distance(self._bench.records[name, metric], confidence=self._confidence(record))
+        else:
+            ratio = _compared(metric, record, reference, confidence=self._confidence(record))
+            if ratio is None:
+                raise NotComparable(
+                    f"{_title(metric)}: {budget.of} has too few right answers to divide by; ask more questions"
+                )
+            found = ratio
         bounds = budget.bounds
         outcome = bounds.judge(found)
         message = _message(metric, budget, found)
@@ -270,7 +274,7 @@ class Judge:
 
     def _beside(self, record: Measurement, of: Base) -> tuple[float | None, Interval | None]:
         """The divisor of a record, and the ratio; None if it has no divisor."""
-        if of == "baseline" and record.metric in SAME_RUN:
+        if record.metric in DISTANCES or (of == "baseline" and record.metric in SAME_RUN):
             return None, None
         if of == "fp32" and (self._bench.fp32, record.metric) not in self._bench.records:
             return None, None
@@ -284,7 +288,7 @@ class Judge:
 
 def wanted_rows(bench: GateBench, plan: GatePlan) -> dict[str, list[str]]:
     """The rows to measure for each metric: those with a budget for the metric, and fp32 if it is the divisor."""
-    wanted: dict[str, list[str]] = {metric: [] for metric in plan.metrics}
+    wanted: dict[str, list[str]] = {_measured(metric): [] for metric in plan.metrics}
     for name in bench.artifacts:
         for metric, budgets in plan.of(bench.recipe(name)).items():
             rows = wanted[_measured(metric)]
@@ -303,12 +307,12 @@ def _unlike(before: StoredFeed, now: StoredFeed) -> str:
 
 
 def _measured(metric: str) -> str:
-    """The metric that a budget's figure is computed from."""
-    return "perplexity" if metric == DRIFT else metric
+    """The metric whose measurement yields a budget's figure."""
+    return "perplexity" if metric in (DRIFT, *DISTANCES) else metric
 
 
 def _title(metric: str) -> str:
-    return DRIFT if metric == DRIFT else CATALOGUE[metric].title.lower()
+    return DRIFT if metric == DRIFT else numbers.lowered(CATALOGUE[metric].title)
 
 
 def _failed(metric: str, budget: Budget, message: str) -> Check:
@@ -336,13 +340,21 @@ def _compared(metric: str, record: Measurement, reference: Measurement, *, confi
 
 def _message(metric: str, budget: Budget, found: Interval) -> str:
     """The result, and the allowed range."""
+    if metric in DISTANCES:
+        unit = f" {COLUMN[metric].unit}" if COLUMN[metric].unit else ""
+        value, low, high = (numbers.significant(each) for each in (found.value, found.low, found.high))
+        return f"{_title(metric)} {value}{unit} from {budget.of} ({low} to {high}), {_allowed(budget)}"
     decimals = 5 if metric == DRIFT else numbers.ratio_digits(COLUMN[metric])
     value, low, high = (numbers.ratio_value(each, decimals) for each in (found.value, found.low, found.high))
     spread = "" if low == high else f" ({low} to {high})"
     where = "nats per token from the baseline" if metric == DRIFT else f"of {budget.of}"
+    return f"{_title(metric)} {value} {where}{spread}, {_allowed(budget)}"
+
+
+def _allowed(budget: Budget) -> str:
     sides = [f"at least {budget.at_least:g}"] if budget.at_least is not None else []
     sides += [f"at most {budget.at_most:g}"] if budget.at_most is not None else []
-    return f"{_title(metric)} {value} {where}{spread}, {' and '.join(sides)} allowed"
+    return f"{' and '.join(sides)} allowed"
 
 
 def _counts(kernels: Mapping[str, int]) -> str:

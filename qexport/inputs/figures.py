@@ -19,6 +19,7 @@ UNITS: Mapping[Unit, Mapping[str, Decimal]] = MappingProxyType(
         "s": {"s": Decimal(1), "ms": Decimal("1e-3"), "us": Decimal("1e-6"), "min": Decimal(60)},
         "tokens/s": {"tokens/s": Decimal(1)},
         "tokens": {"tokens": Decimal(1)},
+        "nats": {"nats": Decimal(1)},
         "": {},
     }
 )
@@ -116,5 +117,6 @@ def _example(metric: Metric) -> str:
         "s": '"239 ms"',
         "tokens/s": '"161.27 tokens/s"',
         "tokens": '"64 tokens"',
+        "nats": '"0.012 nats"',
         "": "261.66",
     }[metric.unit]

@@ -5,6 +5,7 @@ from .bench import (
     rows_of_artifacts as rows_of_artifacts,
     timestamp as timestamp,
 )
+from .distributions import DISTRIBUTIONS as DISTRIBUTIONS
 from .effect import choices_in as choices_in, known_choices as known_choices, require_effect as require_effect
 from .feeds import Feed as Feed, Reader as Reader, Texts as Texts
 from .interleaved import PROBES_HERE as PROBES_HERE, TIMED as TIMED, Interleaved as Interleaved

@@ -6,22 +6,33 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qexport.core import CATALOGUE, InputError, Measurement, Provider, Published, load_artifact, require_known
+from qexport.core import (
+    CATALOGUE,
+    DISTANCES,
+    InputError,
+    Measurement,
+    Provider,
+    Published,
+    load_artifact,
+    require_known,
+    scratch_folder,
+)
 from qexport.inputs import source_of
 from qexport.measurement import probing
 from qexport.measurement.answers import Apart
 from qexport.measurement.conditions import identity
+from qexport.measurement.distributions import DISTRIBUTIONS
 from qexport.measurement.feeds import Reader
 from qexport.measurement.job import Job
 from qexport.measurement.probes import PROBES, Probe, is_timed, probe_of
 from qexport.measurement.tasks.evaluate import RowIdentity, evaluate
+from qexport.quantization import RECIPES
 from qexport.runtime import BATCH_ROWS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from qexport.core import Artifact
     from qexport.inputs import Tasks
     from qexport.measurement.feeds import Feed, Texts
@@ -91,6 +102,24 @@ class Bench:
         if feed is None:
             return job
         return replace(job, tokens=feed.tokens, new_tokens=feed.new_tokens, stop=feed.stop, key=feed.key)
+
+    def probe_beside(
+        self,
+        baseline: Job | None,
+        others: Sequence[Job],
+        done: Callable[[list[Measurement]], None] = lambda _: None,
+    ) -> list[Measurement]:
+        """Run the jobs of one untimed probe, the baseline's first, so that the others are compared with its distributions.
+
+        Args:
+            baseline: the job of the row that the others are compared with; None if there is no such row.
+            others: the jobs of all other rows.
+            done: see :func:`qexport.measurement.probing.measure_rounds`.
+        """
+        with scratch_folder("baseline") as folder:
+            file = Path(folder) / DISTRIBUTIONS
+            first = [] if baseline is None else [replace(baseline, distributions=file, is_baseline=True)]
+            return self.probe([*first, *(replace(job, distributions=file) for job in others)], done=done)
 
     def measure(self, job: Job) -> list[Measurement]:
         """Run one job, without rounds; see :func:`qexport.measurement.probing.measure`."""
@@ -211,6 +240,18 @@ def measure_artifacts(
         probe = PROBES[name]
         feed = texts.feed(probe.tokens, reader) if isinstance(probe, Probe) else None
         jobs = [bench.job(row, name, feed, metrics=[each for each in probe.metrics if each in metrics]) for row in rows]
-        records += bench.probe(jobs, rounds if is_timed(name) else 1)
-    order = {name: place for place, name in enumerate(CATALOGUE)}
-    return sorted((each for each in records if each.metric in metrics), key=lambda each: order[each.metric])
+        if set(DISTANCES) & set(probe.metrics):
+            base = next((job for job, row in zip(jobs, rows, strict=True) if _is_float(row)), None)
+            records += bench.probe_beside(base, [job for job in jobs if job is not base])
+        else:
+            records += bench.probe(jobs, rounds if is_timed(name) else 1)
+    metric_order, row_order = list(CATALOGUE), [row.label for row in rows]
+    return sorted(
+        (each for each in records if each.metric in metrics),
+        key=lambda each: (metric_order.index(each.metric), row_order.index(each.row)),
+    )
+
+
+def _is_float(row: MeasurableRow) -> bool:
+    known = RECIPES.get(row.artifact.manifest.recipe)
+    return known is not None and known.is_float

@@ -12,13 +12,15 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait as wait_for
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from qexport.core import progress, ram
+from qexport.core import progress, ram, scratch_folder
 from qexport.measurement import probing
 from qexport.measurement.cpu_load import Meter
+from qexport.measurement.distributions import DISTRIBUTIONS
 from qexport.measurement.job import Job
 from qexport.measurement.probing import merge_rounds
 from qexport.measurement.worker import Worker
@@ -71,7 +73,9 @@ class Interleaved:
                 calls the methods here.
         """
         self._done = done
+        self._folder = scratch_folder("baseline")
         self._rows: list[_Row] = []
+        self._baseline: Future[list[list[Measurement]]] | None = None
         self._pending: list[tuple[_Row, Future[list[list[Measurement]]]]] = []
         self._starters = ThreadPoolExecutor(_STARTING)
         self._scoring = threading.Lock()
@@ -86,6 +90,11 @@ class Interleaved:
         for row in self._rows:
             row.worker.close()
         self._starters.shutdown()
+        self._folder.cleanup()
+
+    def compared(self, job: Job, *, is_baseline: bool) -> Job:
+        """A job whose row is compared with the baseline's distributions, or is the baseline, which is started first."""
+        return replace(job, distributions=Path(self._folder.name) / DISTRIBUTIONS, is_baseline=is_baseline)
 
     def start(self, jobs: Mapping[str, Job]) -> None:
         """Begin a row: start its process, which runs the untimed probes while the caller goes on.
@@ -95,7 +104,10 @@ class Interleaved:
         """
         row = _Row(jobs=jobs)
         self._rows.append(row)
-        self._pending.append((row, self._starters.submit(self._begin, row)))
+        begun = self._starters.submit(self._begin, row)
+        self._pending.append((row, begun))
+        if any(job.is_baseline for job in jobs.values()):
+            self._baseline = begun
 
     def collect(self, *, wait: bool = False) -> None:
         """Hand over the finished measurements of the started rows; with ``wait``, those of all rows.
@@ -111,9 +123,12 @@ class Interleaved:
     def _begin(self, row: _Row) -> list[list[Measurement]]:
         found = []
         for probe in (probe for probe in AT_ONCE if probe in row.jobs):
+            job = row.jobs[probe]
+            if job.distributions is not None and not job.is_baseline and self._baseline is not None:
+                wait_for([self._baseline])
             # Other processes do not change a row's memory; two rows that score at once would compete for threads.
             with self._scoring if probe != AT_ONCE[0] else contextlib.nullcontext():
-                found.append(probing.measure(row.jobs[probe], row.worker.ask))
+                found.append(probing.measure(job, row.worker.ask))
         if not set(TIMED) & row.jobs.keys():
             row.worker.end()
         elif ram.available_bytes() < self._enough_bytes:

@@ -41,7 +41,7 @@ class Job:
     probe: str
     """A key of :data:`qexport.measurement.probes.PROBES`."""
     metrics: tuple[str, ...] = ()
-    """The metrics to measure; empty for all metrics of the probe."""
+    """The metrics to measure; empty for all metrics of the probe but distances, which are measured only if named."""
     tokens: TokenSet | None = None
     """The input tokens; None for figures without a run."""
     provider: Provider = "cpu"
@@ -56,6 +56,10 @@ class Job:
     stop: tuple[int, ...] = ()
     """Tokens that end the answer of a session."""
     key: AnswerKey | None = None
+    distributions: Path | None = None
+    """The file of the baseline's distributions, see :mod:`qexport.measurement.distributions`; None without a comparison."""
+    is_baseline: bool = False
+    """True if the row is the baseline, which writes the file."""
     published: Mapping[str, Published] = field(default_factory=dict)
     """Published figures by metric."""
     run: str = ""
@@ -77,6 +81,9 @@ class Question(BaseModel):
     repeats: int = 1
     new_tokens: int
     stop: tuple[int, ...]
+    metrics: tuple[str, ...] = ()
+    distributions: Path | None = None
+    is_baseline: bool = False
     sequences: Path
     answer: Path
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from qexport.core import CATALOGUE, Artifact
+from qexport.core import CATALOGUE, DISTANCES, Artifact
 from qexport.measurement.metrics import footprint, generation, latency, perplexity, session
 from qexport.measurement.metrics.trial import Run, once
 from qexport.runtime import Observe
 
 NO_DEVICE = "runs on the CPU, which has no device memory"
+NO_BASELINE = "no row in floating point was scored in this run to compare with; add fp32"
 
 
 ON_DEVICE = frozenset({"loaded_device_bytes", "peak_device_bytes", "device_context_bytes", "device_increase_bytes"})
@@ -20,6 +21,7 @@ ON_DEVICE = frozenset({"loaded_device_bytes", "peak_device_bytes", "device_conte
 
 WITHOUT_FIGURE = {
     **dict.fromkeys(ON_DEVICE, NO_DEVICE),
+    **dict.fromkeys(DISTANCES, NO_BASELINE),
     "response_correct": "no answer is expected; name one under [session] in the experiment",
 }
 """The reason why a probe that ran may have no figure for a metric."""
@@ -83,7 +85,7 @@ PROBES: Mapping[str, Stored | Probe] = {
         metrics=("batch_s", "batch_tokens_per_s"), tokens="prompts", run=generation.as_batch, replay=True, rounds=True
     ),
     "perplexity": Probe(
-        metrics=("perplexity",), tokens="windows", run=once("perplexity", perplexity.score), observe="kernels"
+        metrics=("perplexity", *DISTANCES), tokens="windows", run=perplexity.score_windows, observe="kernels"
     ),
     "sentence perplexity": Probe(
         metrics=("sentence_perplexity",),

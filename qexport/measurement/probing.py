@@ -19,6 +19,7 @@ import numpy as np
 
 from qexport import runtime
 from qexport.core import (
+    DISTANCES,
     OTHERS,
     Artifact,
     InputError,
@@ -202,7 +203,7 @@ def _records(
             }
         )
     records = []
-    for metric in metrics:
+    for metric in (metric for metric in metrics if metric not in DISTANCES or metric in job.metrics):
         figure = answer.figures.get(metric)
         told = {} if figure is None else figure.model_dump()
         reason = skipped or (WITHOUT_FIGURE.get(metric, "gave no figure") if figure is None else None)
@@ -234,6 +235,9 @@ def question_of(job: Job, artifact: Artifact, tokens: TokenSet, folder: Path) ->
         repeats=job.repeats,
         new_tokens=job.new_tokens,
         stop=job.stop,
+        metrics=job.metrics,
+        distributions=job.distributions,
+        is_baseline=job.is_baseline,
         sequences=folder / "sequences.npz",
         answer=folder / "answer.json",
     )

@@ -91,6 +91,9 @@ class Subject:
             new_tokens=question.new_tokens,
             stop=question.stop,
             folder=self._artifact.path,
+            metrics=question.metrics,
+            distributions=question.distributions,
+            is_baseline=question.is_baseline,
             device_start_bytes=self._device_start_bytes,
         )
         conditions = here()

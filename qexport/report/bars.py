@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from qexport.core import Group, Interval
+from qexport.core import DISTANCES, Group, Interval
 from qexport.report import numbers, words
 from qexport.report.figures import Accuracy, Answer, Estimate, Figure, Latency, Repeated, Size, plain, plain_ratio
 from qexport.report.palette import NARROW, Spec, gutter_width, hues, row_axis, row_datum, tooltip, wrapped
@@ -115,7 +115,7 @@ def _panel(column: Column, labels: Sequence[str], inner: int, *, names: bool, pu
             },
         }
     ]
-    if column.form in {"rounds", "corpus", "sentences", "accuracy"}:
+    if column.form in {"rounds", "corpus", "sentences", "accuracy"} or column.metric in DISTANCES:
         layers += [
             {
                 "mark": {"type": "rule", "color": colour, "strokeWidth": breadth},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -78,7 +79,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A perplexity with its 95 % bootstrap interval, and the paired ratio over the same sequences."""
+    """A perplexity or a distance from the baseline with its 95 % bootstrap interval, and the paired ratio of a perplexity."""
 
     interval: Interval
     sequences: int
@@ -293,6 +294,32 @@ def _sentences(record: Measurement, reference: Measurement | None) -> Estimate:
     )
 
 
+def distance(record: Measurement, *, confidence: float = stats.CONFIDENCE) -> Interval:
+    """A mean or a root mean square over tokens from its samples, at a level of confidence."""
+    sums, tokens = _column(record, record.metric), _column(record, "tokens")
+    of_tokens = stats.token_rms if CATALOGUE[record.metric].form == "token_rms" else stats.token_mean
+    return of_tokens(sums, tokens, confidence=confidence)
+
+
+def _distance(record: Measurement, _: Measurement | None) -> Estimate:
+    return Estimate(
+        interval=distance(record),
+        sequences=len(record.samples),
+        tokens=int(sum(_column(record, "tokens"))),
+        ratio=None,
+    )
+
+
+def _quantile(record: Measurement, _: Measurement | None, *, quantile: float) -> Estimate:
+    windows = _column(record, "window")
+    return Estimate(
+        interval=stats.token_quantile(_column(record, record.metric), windows, quantile),
+        sequences=len(set(windows)),
+        tokens=len(windows),
+        ratio=None,
+    )
+
+
 def _accuracy(record: Measurement, reference: Measurement | None) -> Accuracy:
     correct = _column(record, "correct")
     base = None if reference is None else _column(reference, "correct")
@@ -326,6 +353,10 @@ _FIGURE: Mapping[Form, Callable[[Measurement, Measurement | None], Figure]] = {
     "answer": _answer,
     "corpus": _corpus,
     "sentences": _sentences,
+    "token_mean": _distance,
+    "token_rms": _distance,
+    "token_median": partial(_quantile, quantile=0.5),
+    "token_p999": partial(_quantile, quantile=0.999),
     "accuracy": _accuracy,
 }
 

@@ -87,7 +87,16 @@ def listed(names: Iterable[str]) -> str:
 
 def inside(column: Column) -> str:
     """A column's title inside a sentence; titles of tasks are names and keep their case."""
-    return column.title if column.group == "tasks" else column.title.lower()
+    return column.title if column.group == "tasks" else lowered(column.title)
+
+
+def lowered(title: str) -> str:
+    """A title in lower case, abbreviations in capitals.
+
+    >>> lowered("KL divergence"), lowered("Peak memory")
+    ('KL divergence', 'peak memory')
+    """
+    return " ".join(word if word.isupper() else word.lower() for word in title.split(" "))
 
 
 def against(table: Table) -> str:

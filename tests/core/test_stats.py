@@ -307,3 +307,30 @@ def test_mcnemar_holds_for_thousands_of_pairs():
 def test_other_questions_are_not_compared(compare):
     with pytest.raises(NotComparable, match="3 questions and 1 are not the same ones"):
         compare([1, 0, 1], [1])
+
+
+# Distances from the baseline
+
+
+def test_token_means_weigh_windows_by_their_tokens():
+    sums, tokens = [1.0, 6.0, 2.0], [10.0, 20.0, 10.0]
+    assert stats.token_mean(sums, tokens).value == pytest.approx(9 / 40)
+    assert stats.token_rms(sums, tokens).value == pytest.approx(math.sqrt(9 / 40))
+    mean, root = stats.token_mean(sums, tokens), stats.token_rms(sums, tokens)
+    assert (root.low, root.high) == (math.sqrt(mean.low), math.sqrt(mean.high))
+    assert mean.low < mean.value < mean.high
+    wider = stats.token_mean(sums, tokens, confidence=0.99)
+    assert wider.high - wider.low >= mean.high - mean.low
+
+
+def test_a_quantile_is_of_tokens_and_its_interval_of_windows():
+    rng = np.random.default_rng(0)
+    windows = np.repeat(np.arange(20), 50)
+    values = rng.exponential(size=1000) * (1 + windows / 10)
+    for quantile in (0.5, 0.999):
+        found = stats.token_quantile(values, windows, quantile)
+        assert found.value == np.quantile(values, quantile, method="inverted_cdf")
+        assert found.low <= found.value <= found.high
+    scattered = stats.token_quantile(values, np.arange(1000), 0.5)
+    together = stats.token_quantile(values, windows, 0.5)
+    assert together.high - together.low > scattered.high - scattered.low

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qexport.core import stats
-from qexport.core.metrics import CATALOGUE
+from qexport.core.metrics import CATALOGUE, DISTANCES
 from qexport.core.record import Conditions, Measurement, Published
 from qexport.report.table import Table, build_table
 
@@ -75,7 +75,7 @@ def facts(metric: str) -> dict[str, str | int | float]:
 
 def conditions(metric: str, recipe: str) -> Conditions:
     texts = {
-        "perplexity": ("windows of at most 256 tokens", "9f" * 32),
+        **dict.fromkeys(("perplexity", *DISTANCES), ("windows of at most 256 tokens", "9f" * 32)),
         "sentence_perplexity": ("sentences", "3c" * 32),
         "latency_s": ("sentences", "3c" * 32),
     }
@@ -116,12 +116,26 @@ def samples(
         easy = text.uniform(size=QUESTIONS) < text.uniform(0.35, 0.75)  # the same for every row
         changed = own.uniform(size=QUESTIONS) < 4 * (ratio - 1 + noise)
         return ("correct",), [(float(right),) for right in easy ^ changed]
+    if metric in DISTANCES:
+        return distance(metric, change=ratio - 1 + noise, own=own)
     if CATALOGUE[metric].form not in {"corpus", "sentences"}:
         return further(metric, weights=sizes["weight_bytes"], latency_s=latency_s, own=own)
     count, mean_nll = (WINDOWS, 2.1) if metric == "perplexity" else (SENTENCES, 2.3)
     tokens = text.integers(180, 256, count) if metric == "perplexity" else text.integers(6, 33, count)
     nll = mean_nll + text.normal(0.0, 0.25, count) + np.log(ratio) + own.normal(0.0, noise, count)
     return ("nll_nats", "tokens"), [(float(x * n), float(n)) for x, n in zip(nll, tokens, strict=True)]
+
+
+def distance(
+    metric: str, *, change: float, own: np.random.Generator
+) -> tuple[tuple[str, ...], list[tuple[float, ...]]]:
+    """Samples of a distance from the baseline, of which a row without a change has none."""
+    if CATALOGUE[metric].form in {"token_median", "token_p999"}:
+        return (metric, "window"), [
+            (change * float(own.lognormal(-1.0, 1.0)), float(window)) for window in range(WINDOWS) for _ in range(20)
+        ]
+    each = 1 - change if metric == "same_top_share" else change
+    return (metric, "tokens"), [(200 * each * float(own.uniform(0.9, 1.0)), 200.0) for _ in range(WINDOWS)]
 
 
 def further(

@@ -120,7 +120,7 @@ def test_more_is_better_falls_first(full):
     tasks = [column.title for column in full.columns if column.group == "tasks"]
     assert len(tasks) == 11
     rates = ["Tokens per second", "Tokens per second, batch"]
-    assert [title.strip() for title in falling] == [*rates, *tasks, "Answer correct"]
+    assert [title.strip() for title in falling] == [*rates, "Same top token", *tasks, "Answer correct"]
 
 
 def test_merged_runs_have_a_legend_and_a_stand_in_a_notice(make, merged):

@@ -37,6 +37,12 @@ class Trial:
     """Tokens that end an answer."""
     folder: Path | None = None
     """The artifact's folder, whose files are read."""
+    metrics: tuple[str, ...] = ()
+    """The metrics that are asked for; a distance is measured only if it is among them."""
+    distributions: Path | None = None
+    """The file of the baseline's distributions; None without a comparison."""
+    is_baseline: bool = False
+    """True if the artifact is the baseline, which writes the file."""
     device_start_bytes: int | None = None
     """Device memory in use before the runtime touched the device; None without a device."""
 

@@ -8,6 +8,7 @@ import pytest
 
 from qexport.core import stats
 from qexport.core.errors import ContractError
+from qexport.measurement import distributions
 from qexport.measurement.metrics import perplexity
 from qexport.measurement.metrics.trial import Trial
 from qexport.runtime.opening import open_session
@@ -61,7 +62,7 @@ def test_chunks_do_not_change_the_sum(monkeypatch):
     logits, ids = rng.standard_normal((50, 11)).astype(np.float32), rng.integers(0, 11, 50)
     whole = perplexity.sequence_nll(logits, ids)
     for values in (1, 11, 44, 11 * 49):
-        monkeypatch.setattr(perplexity, "_CHUNK_VALUES", values)
+        monkeypatch.setattr(distributions, "_CHUNK_VALUES", values)
         assert perplexity.sequence_nll(logits, ids) == pytest.approx(whole, rel=1e-14)
 
 
