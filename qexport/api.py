@@ -1,8 +1,4 @@
-"""The Python face: the verbs of the command line as functions, with the same names for the same choices.
-
-``import qexport`` offers them: ``qexport.export``, ``.nodes``, ``.quantize``, ``.measure``, ``.compare``, ``.gate``, ``.deploy``.
-Errors are subclasses of ``qexport.QExportError``; their messages are those of the command line.
-"""
+"""The Python face: the verbs of the command line as functions of ``qexport``, with the same names and the same errors."""
 
 from __future__ import annotations
 
@@ -90,6 +86,7 @@ def quantize(
     symmetric: bool | None = None,
     weights: Literal["int8-paired", "int8", "int8-reduced", "uint8", "native"] | None = None,
     smooth: bool | None = None,
+    outlier_channels: bool | None = None,
     per_token: bool | None = None,
     block_size: int | None = None,
     compute: Literal["float", "int8"] | None = None,
@@ -119,6 +116,7 @@ def quantize(
         symmetric: INT8: static activation ranges; 4 and 8 bit: the blocks of the weights.
         weights: INT8: the grid of the weights.
         smooth: INT8: SmoothQuant (https://arxiv.org/abs/2211.10438).
+        outlier_channels: INT8: channels in float and ranges per token, where calibration text shows the need.
         per_token: INT8, dynamic: a range for each token.
         block_size: 4 and 8 bit: weights that share a scale.
         compute: 4 and 8 bit: ``int8`` lets the CPU kernel round activations.
@@ -153,6 +151,7 @@ def quantize(
         "symmetric": symmetric,
         "grid": weights,
         "smooth": smooth,
+        "outlier_channels": outlier_channels,
         "per_token": per_token,
         "block_size": block_size,
         "compute": compute,

@@ -111,10 +111,17 @@ WeightsOption = Annotated[
 
 
 SmoothOption = Annotated[
-    bool | None, typer.Option("--smooth/--no-smooth", help="INT8: SmoothQuant, alpha searched on the calibration text.")
+    bool | None, typer.Option("--smooth/--no-smooth", help="INT8: SmoothQuant after norms, as calibration text shows.")
 ]
 
 
+OutlierOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--outlier-channels/--no-outlier-channels",
+        help="INT8: channels in float and ranges per token, where calibration text shows the need.",
+    ),
+]
 PerTokenOption = Annotated[
     bool | None, typer.Option("--per-token/--per-tensor", help="INT8, dynamic: a range for each token.")
 ]

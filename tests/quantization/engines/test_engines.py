@@ -154,35 +154,9 @@ def test_the_module_put_into_onnx_is_taken_out_again(tmp_path):
     assert not hasattr(onnx, "mapping")
 
 
-def test_per_token_rounds_each_token_by_its_own_peak(tmp_path):
-    x = np.random.default_rng(1).standard_normal((2, 5, 16)).astype(np.float32)
-    x *= np.logspace(-3, 3, 5, dtype=np.float32)[None, :, None]
-    x[1, 2] = 0.0
-    emitted = rewrite(tmp_path, "qexport", "body.a.weight", "body.c.weight")
-    # The pipeline puts the integers in; one weight is made a unit matrix to see the rounded activation itself.
-    for name, weight in floats().items():
-        if name in ("body.a.weight", "body.c.weight"):
-            put_integers(emitted, name, np.eye(16, 12, dtype=np.float32) if name == "body.a.weight" else weight)
-    emitted.graph.output.append(onnx.helper.make_tensor_value_info("body.a/MatMul", onnx.TensorProto.FLOAT, None))
-    session = onnxruntime.InferenceSession(emitted.SerializeToString(), providers=["CPUExecutionProvider"])
-    seen = session.run(["body.a/MatMul"], {"x": x})[0]
-    step = np.abs(x).max(axis=2, keepdims=True) / 127
-    np.testing.assert_allclose(seen, np.rint(x / np.maximum(step, 1e-30))[..., :12] * step, rtol=1e-5)
-    assert [node.op_type for node in emitted.graph.node].count("Round") == 1
-    assert [node.op_type for node in emitted.graph.node].count("MatMulInteger") == 2
-
-
-def put_integers(model, name, weight):
-    integers, scale = quantize_channels(weight, axis=1, levels=127)
-    for tensor in model.graph.initializer:
-        for suffix, data in (("_quantized", integers), ("_scale", scale)):
-            if tensor.name == f"{name}{suffix}":
-                tensor.CopyFrom(numpy_helper.from_array(data, tensor.name))
-
-
 def test_all_engines_are_known_and_no_other():
-    assert set(ENGINES) == {"inc", "ort", "qexport"}
-    with pytest.raises(InputError, match=r"--engine orts: unknown engine; did you mean ort or qexport\?"):
+    assert set(ENGINES) == {"inc", "ort"}
+    with pytest.raises(InputError, match=r"--engine orts: unknown engine; did you mean ort\?"):
         engines.engine("orts")
     with pytest.raises(InputError, match="unknown engine"):
         engines.require("tensorrt")

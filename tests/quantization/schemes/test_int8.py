@@ -61,10 +61,10 @@ def calibration_tokens():
 
 
 def quantize(parent, folder, *, way="dynamic", nodes="all", smooth=False, **fields):
-    """Quantize with a scheme of these fields; naive unless ``smooth``."""
+    """Quantize with a scheme of these fields; naive unless they say otherwise."""
     folder.mkdir()
     selection = parse_selector(nodes).select(weight_nodes(ir.load(parent.onnx_path)))
-    scheme = Int8(activations=WAYS[way], smooth=smooth, **{"engine": "ort"} | fields)
+    scheme = Int8(activations=WAYS[way], smooth=smooth, **{"engine": "ort", "outlier_channels": False} | fields)
     tokens = calibration_tokens() if scheme.calibration else None
     return selection, apply(scheme, parent, selection, folder, tokens=tokens)
 
@@ -107,7 +107,7 @@ def readers(path):
 
 
 @architectures
-@pytest.mark.parametrize("way", [("static", "ort"), ("dynamic", "inc"), ("per-token", "qexport")], ids=" by ".join)
+@pytest.mark.parametrize("way", [("static", "ort"), ("dynamic", "inc"), ("per-token", "inc")], ids=" by ".join)
 @pytest.mark.parametrize("nodes", ["all", "attention"])
 @pytest.mark.parametrize("smooth", [True, False], ids=["smooth", "naive"])
 def test_conformance(fp32, tmp_path, *, name, way, nodes, smooth):
@@ -261,28 +261,24 @@ def test_ranges_and_smoothing_need_text(fp32, tmp_path, fields):
 @pytest.mark.parametrize(
     ("fields", "label"),
     [
-        ({"activations": Static()}, "smoothquant, percentile(percent=99.99)"),
-        ({"activations": Static(), "smooth": False}, "percentile(percent=99.99)"),
-        ({"activations": Dynamic()}, "smoothquant"),
-        ({"activations": Dynamic(), "smooth": False}, ""),
+        ({"activations": Static()}, "smoothquant, outlier channels, minmax"),
+        ({"activations": Static(), "smooth": False}, "outlier channels, minmax"),
+        ({"activations": Dynamic(), "outlier_channels": False}, "smoothquant"),
+        ({"activations": Dynamic(), "smooth": False, "outlier_channels": False}, ""),
     ],
 )
 def test_a_scheme_says_what_it_learns_from_text(fields, label):
     assert Int8(**fields).calibration == label
 
 
-def test_per_token_is_written_by_qexport_and_by_no_engine():
+def test_per_token_is_for_dynamic_activations():
     dynamic, static = Int8(activations=Dynamic()), Int8(activations=Static())
-    chosen = dynamic.configured({"per_token": True, "smooth": False})
-    assert (chosen.activations, chosen.engine, chosen.smooth) == (Dynamic(per_token=True), "qexport", False)
-    with pytest.raises(InputError, match="engine is not for activations per token"):
-        dynamic.configured({"per_token": True, "engine": "inc"})
+    chosen = dynamic.configured({"per_token": True, "engine": "ort", "smooth": False})
+    assert (chosen.activations, chosen.engine, chosen.smooth) == (Dynamic(per_token=True), "ort", False)
     with pytest.raises(InputError, match="per_token is for dynamic activations"):
         static.configured({"per_token": True})
     with pytest.raises(InputError, match="per_token: 'yes'"):
         dynamic.configured({"per_token": "yes"})
-    with pytest.raises(InputError, match="take inc or ort"):
-        dynamic.configured({"engine": "qexport"})
 
 
 def test_a_token_is_rounded_by_itself(fp32, tmp_path):
@@ -293,24 +289,22 @@ def test_a_token_is_rounded_by_itself(fp32, tmp_path):
     np.testing.assert_allclose(session.logits(ids)[:, :7], alone, atol=1e-4 * alone.std())
 
 
-@pytest.mark.parametrize(("constant", "other"), [("middle", 127.0), ("zero_point", 127), ("step", 0.01)])
-def test_tokens_rounded_in_another_way_bite(fp32, tmp_path, monkeypatch, constant, other):
+def test_tokens_rounded_in_another_way_bite(fp32, tmp_path, monkeypatch):
     real = int8.engine
 
     def engine(name):
         def altered(source, request):
             model = real(name)(source, request)
             for tensor in model.graph.initializer:
-                if tensor.name == f"per_token/{constant}":
-                    dtype = numpy_helper.to_array(tensor).dtype
-                    tensor.CopyFrom(numpy_helper.from_array(np.asarray(other, dtype), tensor.name))
+                if tensor.name == "per_token/smallest_peak":
+                    tensor.CopyFrom(numpy_helper.from_array(np.asarray(0.5, np.float32), tensor.name))
             return model
 
         return altered
 
     monkeypatch.setattr(int8, "engine", engine)
-    with pytest.raises(ContractError, match="is quantized none instead of per-token"):
-        quantize(fp32("gpt2"), tmp_path / "out", way="per-token", nodes="attention", engine="qexport")
+    with pytest.raises(ContractError, match="is quantized static instead of per-token"):
+        quantize(fp32("gpt2"), tmp_path / "out", way="per-token", nodes="attention")
 
 
 def test_smoothing_that_changes_the_function_is_an_error(fp32, tmp_path, monkeypatch):
@@ -320,17 +314,41 @@ def test_smoothing_that_changes_the_function_is_an_error(fp32, tmp_path, monkeyp
             graph.set_initializer(model.graph, name, graph.array(value) * scale[:, None])
 
     monkeypatch.setattr(rescale, "rescale", only_the_weights)
-    with pytest.raises(ContractError, match="smoothing changed what the model computes"):
+    with pytest.raises(ContractError, match="smoothing and outlier channels changed what the model computes"):
         quantize(fp32("gpt2"), tmp_path / "out", smooth=True)
 
 
 @both_ways
-def test_smoothing_undoes_injected_outliers(outlier_twin, tmp_path, way):
+@both_engines
+def test_outlier_channels_undo_injected_outliers(outlier_twin, tmp_path, way, engine):
     errors = {}
-    for smooth in (True, False):
-        quantize(outlier_twin, tmp_path / str(smooth), way=way, smooth=smooth)
-        errors[smooth] = relative_error(tmp_path / str(smooth) / "model.onnx", outlier_twin.onnx_path)
+    for channels in (True, False):
+        folder = tmp_path / str(channels)
+        _, result = quantize(outlier_twin, folder, way=way, outlier_channels=channels, smooth=channels, engine=engine)
+        assert any(node.float_channels or node.activation == "per-token" for node in result.quantized) == channels
+        errors[channels] = relative_error(folder / "model.onnx", outlier_twin.onnx_path)
     assert errors[True] < CLOSE["llama"] < 3 * CLOSE["llama"] < errors[False]
+
+
+@pytest.mark.parametrize("part", ["rows", "channels", "mask"])
+def test_channels_multiplied_in_another_way_bite(outlier_twin, tmp_path, monkeypatch, part):
+    real = int8.engine
+
+    def engine(name):
+        def altered(source, request):
+            model = real(name)(source, request)
+            tensor = next(tensor for tensor in model.graph.initializer if tensor.name.endswith(f"/{part}"))
+            values = numpy_helper.to_array(tensor).copy()
+            values.flat[0] += 1
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+            return model
+
+        return altered
+
+    monkeypatch.setattr(int8, "engine", engine)
+    monkeypatch.setattr(int8, "BULKY_ELEMENTS", 2**30)  # the engine sees the values, and not placeholders
+    with pytest.raises(ContractError, match=r"in float instead of|float rows of .* are not the rows of its weight"):
+        quantize(outlier_twin, tmp_path / "out", outlier_channels=True)
 
 
 @pytest.mark.parametrize(("vnni", "grid"), [(True, "int8"), (False, "uint8")])
@@ -348,9 +366,7 @@ def test_the_processor_decides_the_grid_only_where_that_is_asked(monkeypatch, vn
 def test_the_default_grid_has_no_pair_that_saturates_and_the_full_one_has(fp32, tmp_path, way):
     pairs = {}
     for grid in (WeightGrid.INT8_PAIRED, WeightGrid.INT8):
-        quantize(
-            fp32("llama"), tmp_path / grid.value, way=way, grid=grid, engine="qexport" if way == "per-token" else "ort"
-        )
+        quantize(fp32("llama"), tmp_path / grid.value, way=way, grid=grid)
         nodes = int8_check.integer_nodes(ir.load(tmp_path / grid.value / "model.onnx"))
         pairs[grid] = [int8_check.saturating_pairs(node.parts()[0]) for node in nodes if not node.lookup]
     assert max(pairs[WeightGrid.INT8_PAIRED]) == 0
