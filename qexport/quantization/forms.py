@@ -47,9 +47,9 @@ Place = Literal["head", "after norm", "after attention", "inside"]
 SENSITIVITY: Mapping[Place, float] = MappingProxyType({"after norm": 0.4, "after attention": 0.04, "inside": 0.4})
 """The Kullback-Leibler divergence from fp32, in nats per token, for each unit of relative error in a product. It was
 measured on SmolLM2-135M, see docs/decisions."""
-PRICE = 4e-5
+PRICE = 2e-5
 """The divergence, in nats per token, that a form must save for each unit of :meth:`Form.cost`."""
-PASS = 2048
+PASS = 256
 """Output channels whose multiplication or addition, on 32 tokens, takes as long as a small node."""
 FLOATS = 8192
 """Floats of kept rows whose reading takes as long as a small node."""
