@@ -9,14 +9,13 @@ import hashlib
 import json
 import logging
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qexport import runtime
-from qexport.core import ContractError, InputError, progress, scratch_folder, write_whole
+from qexport.core import ContractError, InputError, cache_folder, progress, scratch_folder, write_whole
 from qexport.quantization.numerics import histogram
 from qexport.quantization.portable import make_portable
 
@@ -144,12 +143,6 @@ def require_windows(tokens: TokenSet) -> None:
     """
     if not tokens.sequences:
         raise InputError("the calibration text gives no window of tokens; give a longer text")
-
-
-def cache_folder() -> Path:
-    """The folder for files that qexport can remake: ``$QEXPORT_CACHE``, or ``qexport`` in the user's cache folder."""
-    chosen = os.environ.get("QEXPORT_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qexport"
 
 
 def _read_ranges(path: Path, names: Sequence[str]) -> dict[str, histogram.Range] | None:

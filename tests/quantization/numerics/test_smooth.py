@@ -3,11 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qexport.quantization.numerics import smooth
-from qexport.quantization.numerics.grid import quantize_channels
-from qexport.quantization.numerics.smooth import round_asymmetric, round_symmetric, search, smoothing_scale
-
-LEVELS = 127
+from qexport.quantization.numerics.smooth import round_asymmetric, round_symmetric, smoothing_scale
 
 
 def rows_and_weights(*, outliers=True, seed=0):
@@ -21,51 +17,6 @@ def rows_and_weights(*, outliers=True, seed=0):
             for weight in weights:
                 weight[channel] /= 100
     return rows, weights
-
-
-def by_tensor(rows):
-    return round_asymmetric(rows, min(rows.min(), 0), max(rows.max(), 0))
-
-
-def by_token(rows):
-    return round_symmetric(rows, np.abs(rows).max(axis=1, keepdims=True))
-
-
-def error(rows, weights, scale, rounded):
-    """Squared error of the quantized product, written out once more."""
-    total = 0.0
-    for weight in weights:
-        integers, step = quantize_channels(weight * scale[:, None], axis=1, levels=LEVELS)
-        total += np.square(rounded(rows / scale) @ (integers * step) - rows @ weight).sum()
-    return total
-
-
-def found(rows, weights, rounded):
-    peaks = np.abs(rows).max(axis=0)
-    return search(rows, peaks, weights, rounded=lambda given, _others: rounded(given), levels=LEVELS, fixed=False)
-
-
-@pytest.mark.parametrize("rounded", [by_tensor, by_token])
-def test_outliers_cost_hundreds_of_times_less_once_smoothed(rounded):
-    rows, weights = rows_and_weights()
-    scale = found(rows, weights, rounded)
-    naive = error(rows, weights, np.ones(64, np.float32), rounded)
-    assert error(rows, weights, scale, rounded) < naive / 100
-
-
-def test_no_strength_does_better_than_the_one_found():
-    rows, weights = rows_and_weights()
-    least = error(rows, weights, found(rows, weights, by_tensor), by_tensor)
-    peaks = np.abs(rows).max(axis=0)
-    row_peaks = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
-    others = [error(rows, weights, smoothing_scale(peaks, row_peaks, at), by_tensor) for at in (0.0, 0.25, 0.5, 1.0)]
-    assert least <= min(others)
-    assert least < 0.8 * max(others)
-
-
-def test_nothing_is_smoothed_where_nothing_is_gained():
-    rows, weights = rows_and_weights(outliers=False)
-    assert found(rows, weights, lambda given: given / given.max() * 0) is None
 
 
 def test_injected_outliers_change_nothing_but_the_scale():
@@ -93,28 +44,6 @@ def test_channels_that_are_never_used_get_a_finite_scale(strength):
         scale = smoothing_scale(np.array(activation, np.float32), np.array(weight, np.float32), strength)
         assert np.isfinite(scale).all()
         assert (scale > 0).all()
-
-
-def test_a_fixed_range_is_tried_on_rows_that_it_was_not_taken_from():
-    rows, weights = rows_and_weights()
-    halves = []
-
-    def rounded(given, others):
-        halves.append((len(given), len(others), np.array_equal(given[0], others[0])))
-        return by_tensor(given)
-
-    search(rows, np.abs(rows).max(axis=0), weights, rounded=rounded, levels=LEVELS, fixed=True)
-    assert set(halves) == {(128, 128, False)}
-
-
-def test_wide_weights_are_searched_on_some_columns(monkeypatch):
-    rows, weights = rows_and_weights()
-    seen = []
-    monkeypatch.setattr(smooth, "COLUMNS", 20)
-    real = smooth.quantize_channels
-    monkeypatch.setattr(smooth, "quantize_channels", lambda w, **given: seen.append(w.shape[1]) or real(w, **given))
-    assert found(rows, weights, by_tensor) is not None
-    assert set(seen) == {12 + 11}  # every fourth of 48, every third of 32
 
 
 def test_rounding_errs_by_half_a_step_at_most_and_keeps_zero():
