@@ -19,6 +19,7 @@ from tests.deploy.proof import Case, case_of
 BUILDS = {
     "fp32": {},
     "int8": {"recipe_name": "int8-static", "options": {"engine": "ort"}},
+    "int8-plain": {"recipe_name": "int8-static", "options": {"engine": "ort", "outlier_channels": False}},
     "w4": {"recipe_name": "w4a16-rtn"},
     "w4-web": {"recipe_name": "w4a16-rtn", "options": {"target": "web"}},
     "fp16": {"recipe_name": "fp16"},
