@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qexport.core import array, matmul_weight, set_initializer
+from qexport.core import array, holds, matmul_weight, set_initializer
 from qexport.quantization import rescale
 from qexport.quantization.calibration import Edit
 
@@ -45,17 +45,17 @@ class Activation:
 
     tensor: str
     nodes: tuple[WeightNode, ...]
+    group: rescale.Group | None
+    """Those of the MatMuls whose weights nothing else reads; None if there are none."""
 
 
 def activations(model: ir.Model, nodes: Sequence[WeightNode]) -> list[Activation]:
     """The activations that selected MatMuls read, in graph order."""
-    matmuls = {node.name: node for node in nodes}
-    found: dict[str, list[WeightNode]] = {}
-    for node in model.graph:
-        chosen, value = matmuls.get(node.name or ""), node.inputs[0] if node.inputs else None
-        if chosen is not None and value is not None:
-            found.setdefault(value.name or "", []).append(chosen)
-    return [Activation(tensor=tensor, nodes=tuple(members)) for tensor, members in found.items()]
+    groups = {group.tensor: group for group in rescale.groups(model, nodes)}
+    return [
+        Activation(tensor=tensor, nodes=tuple(members), group=groups.get(tensor))
+        for tensor, members in rescale.by_activation(model, nodes).items()
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +65,6 @@ class Plan:
     among: Sequence[Activation]
     forms: Mapping[str, Form]
     """The forms by the activation's name in the unchanged graph."""
-    groups: Mapping[str, rescale.Group]
-    """The groups that can be smoothed, by the activation's name."""
-
-    @classmethod
-    def of(cls, model: ir.Model, among: Sequence[Activation], forms: Mapping[str, Form]) -> Plan:
-        every = [node for activation in among for node in activation.nodes]
-        return cls(among=among, forms=forms, groups={group.tensor: group for group in rescale.groups(model, every)})
 
     @property
     def changes(self) -> bool:
@@ -88,16 +81,15 @@ class Plan:
         """Smooth the activations of a graph that has no other change."""
         for activation in self.among:
             scale = self.forms[activation.tensor].scale
-            if scale is not None:
-                rescale.rescale(model, self.groups[activation.tensor], scale)
+            if scale is not None and activation.group is not None:
+                rescale.rescale(model, activation.group, scale)
 
     def decompose(self, model: ir.Model) -> None:
         """Write the rest of the forms into a graph that was smoothed."""
         for activation in self.among:
             form = self.forms[activation.tensor]
             if form.changes:
-                group = self.groups.get(activation.tensor)
-                _decompose(model, activation.nodes, form, group.weights if group is not None else ())
+                _decompose(model, activation, form)
 
     def edit(self) -> Edit:
         """Both steps as one edit."""
@@ -112,20 +104,13 @@ class Plan:
         return Edit(make=make, digest=digest.hexdigest())
 
 
-def _decompose(model: ir.Model, nodes: Sequence[WeightNode], form: Form, own: Sequence[str]) -> None:
-    """Write a form into the graph.
-
-    Args:
-        model: the float graph; it is changed.
-        nodes: the MatMuls that read the activation.
-        form: the form of the activation.
-        own: the names of the weights that nothing but ``nodes`` reads.
-    """
+def _decompose(model: ir.Model, activation: Activation, form: Form) -> None:
     import onnx_ir as ir
 
     graph = model.graph
-    readers = [graph.node(node.name) for node in nodes]
-    weights = [np.asarray(matmul_weight(model, node)) for node in nodes]
+    own = activation.group.weights if activation.group is not None else ()
+    readers = [graph.node(node.name) for node in activation.nodes]
+    weights = [matmul_weight(model, node) for node in activation.nodes]
     source = readers[0].inputs[0]
     assert source is not None
     place = f"{readers[0].name}/before"
@@ -149,7 +134,7 @@ def _decompose(model: ir.Model, nodes: Sequence[WeightNode], form: Form, own: Se
         highest = add("ReduceMax", add("Abs", inner), axes, keepdims=1)
         peak = add("Max", highest, constant("per_token/smallest_peak", SMALLEST_PEAK))
         inner = add("Div", inner, peak)
-    for node, reader, weight in zip(nodes, readers, weights, strict=True):
+    for node, reader, weight in zip(activation.nodes, readers, weights, strict=True):
         reader.replace_input_with(0, inner)
         if kept is not None and node.weight in own:
             rest = weight.copy()
@@ -240,15 +225,10 @@ def _is_peak(value: ir.Value | None, of: ir.Value | None) -> bool:
     magnitude = _producer(reduce.inputs[0], "Abs") if reduce is not None else None
     if limit is None or reduce is None or magnitude is None or magnitude.inputs[0] is not of:
         return False
-    axes, smallest = reduce.inputs[1], limit.inputs[1]
     return (
-        axes is not None
-        and axes.is_initializer()
-        and array(axes).tolist() == [-1]
+        holds(reduce.inputs[1], np.asarray([-1], np.int64))
         and reduce.attributes.get_int("keepdims", 1) == 1
-        and smallest is not None
-        and smallest.is_initializer()
-        and float(array(smallest)) <= 2 * SMALLEST_PEAK
+        and holds(limit.inputs[1], np.asarray(SMALLEST_PEAK, np.float32))
     )
 
 
@@ -273,9 +253,9 @@ def _float_rows(result: ir.Value, source: ir.Value | None, channels: Sequence[in
         gather = _producer(product.inputs[0], "Gather") if product is not None else None
         if product is None or gather is None or gather.inputs[0] is not source:
             continue
-        indices, rows = gather.inputs[1], product.inputs[1]
-        if indices is None or rows is None or not (indices.is_initializer() and rows.is_initializer()):
+        rows = product.inputs[1]
+        if rows is None or not rows.is_initializer() or gather.attributes.get_int("axis", 0) != -1:
             continue
-        if gather.attributes.get_int("axis", 0) == -1 and array(indices).tolist() == list(channels):
+        if holds(gather.inputs[1], np.asarray(channels, np.int64)):
             return np.asarray(array(rows), np.float32)
     return None

@@ -62,19 +62,25 @@ class _Factor:
         set_initializer(graph, self.value.name, (whole / scale - self.plus).astype(np.float32))
 
 
+def by_activation(model: ir.Model, nodes: Sequence[WeightNode]) -> Mapping[str, Sequence[WeightNode]]:
+    """The MatMuls in ``nodes`` by the name of the activation that they multiply, in graph order."""
+    matmuls = {node.name: node for node in nodes}
+    found: dict[str, list[WeightNode]] = {}
+    for node in model.graph:
+        chosen, value = matmuls.get(node.name or ""), node.inputs[0] if node.inputs else None
+        if chosen is not None and value is not None and node.op_type == "MatMul":
+            found.setdefault(value.name or "", []).append(chosen)
+    return found
+
+
 def groups(model: ir.Model, nodes: Sequence[WeightNode]) -> list[Group]:
     """Group the MatMuls in ``nodes`` by the activation that they share, in graph order.
 
     A weight that is also read outside its group is in no group, such as the table of a head tied to an embedding.
     """
-    matmuls = {node.name: node for node in nodes}
-    by_tensor: dict[str, list[WeightNode]] = {}
-    for node in model.graph:
-        chosen, value = matmuls.get(node.name or ""), node.inputs[0] if node.inputs else None
-        if chosen is not None and value is not None and node.op_type == "MatMul" and not chosen.tied:
-            by_tensor.setdefault(value.name or "", []).append(chosen)
+    selected = frozenset(node.name for node in nodes)
     found = []
-    for tensor, members in by_tensor.items():
+    for tensor, members in by_activation(model, [node for node in nodes if not node.tied]).items():
         names = {node.name for node in members}
         own = [
             node
@@ -82,7 +88,7 @@ def groups(model: ir.Model, nodes: Sequence[WeightNode]) -> list[Group]:
             if all(use.node.name in names for use in model.graph.initializers[node.weight].uses())
         ]
         if own:
-            found.append(Group(tensor=tensor, nodes=tuple(own), selected=frozenset(matmuls)))
+            found.append(Group(tensor=tensor, nodes=tuple(own), selected=selected))
     return found
 
 

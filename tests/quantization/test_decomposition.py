@@ -19,7 +19,7 @@ FORMS = {
 def decomposed(form):
     model = ir.from_proto(products())
     among = decomposition.activations(model, list(asked(*NODES).values()))
-    plan = decomposition.Plan.of(model, among, {each.tensor: form for each in among})
+    plan = decomposition.Plan(among=among, forms={each.tensor: form for each in among})
     plan.edit().make(model)
     return model
 
@@ -54,7 +54,7 @@ def test_a_form_is_read_back_as_it_was_written(form):
 def test_a_plain_form_changes_nothing():
     model = ir.from_proto(products())
     among = decomposition.activations(model, list(asked(*NODES).values()))
-    plan = decomposition.Plan.of(model, among, {each.tensor: Form() for each in among})
+    plan = decomposition.Plan(among=among, forms={each.tensor: Form() for each in among})
     assert not plan.changes
     plan.edit().make(model)
     assert [node.op_type for node in model.graph] == [node.op_type for node in ir.from_proto(products()).graph]

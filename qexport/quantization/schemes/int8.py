@@ -201,7 +201,7 @@ class Int8:
         stored = _stored_names(selection)
         model = parent.copy()
         among = decomposition.activations(model, selection.matmuls)
-        plan = decomposition.Plan.of(model, among, self._forms(parent, model, among, tokens))
+        plan = decomposition.Plan(among=among, forms=self._forms(parent, model, among, tokens))
         plan.smooth(model)
         floats = {
             stored[node.name]: (form.channels, matmul_weight(model, node)[list(form.channels)])
@@ -250,8 +250,6 @@ class Int8:
             raise InputError(
                 "smoothing and outlier channels need windows of calibration text; give tokens, or choose neither"
             )
-        every = [node for activation in among for node in activation.nodes]
-        groups = {group.tensor: group for group in rescale.groups(model, every)}
         samples = calibration.sample(parent, [activation.tensor for activation in among], tokens)
         choices = Choices(
             rounded=self._rounded,
@@ -266,7 +264,7 @@ class Int8:
                 samples[activation.tensor],
                 [matmul_weight(model, node) for node in activation.nodes],
                 choices,
-                place=_place(model, activation, groups.get(activation.tensor)),
+                place=_place(model, activation),
             )
             for activation in among
         }
@@ -310,8 +308,8 @@ class Int8:
         return fixed | dict(calibration.calibrate(parent, tensors, tokens, self.activations.method, edit=edit))
 
 
-def _place(model: ir.Model, activation: Activation, group: rescale.Group | None) -> Place:
-    roles = {node.role for node in activation.nodes}
+def _place(model: ir.Model, activation: Activation) -> Place:
+    roles, group = {node.role for node in activation.nodes}, activation.group
     if Role.LM_HEAD in roles:
         return "head"
     whole = group is not None and group.nodes == activation.nodes
