@@ -28,10 +28,10 @@ def print_baseline(path: Path, made: Baseline, before: Baseline | None) -> None:
         "changed": [name for name in rows if name in old and rows[name] != old[name]],
         "dropped": [name for name in old if name not in rows],
     }
-    told = [
+    changes = [
         f"{len(names)} {what} ({', '.join(names)})" for what, names in counts.items() if names and before is not None
     ]
-    typer.echo(f"{path}: {', '.join([f'{len(rows)} rows', *told])}; commit it, so that it is reviewed")
+    typer.echo(f"{path}: {', '.join([f'{len(rows)} rows', *changes])}; commit it, so that it is reviewed")
 
 
 def print_gate(found: GateReport, folder: Path | None, *, as_json: bool) -> None:
@@ -100,8 +100,8 @@ def print_deployment(made: Deployment, folder: Path, *, as_json: bool) -> None:
     proved = ", ".join(f"{name} {version}" for name, version in LAYOUTS[made.target].proved.items())
     console.print(f"  for {LAYOUTS[made.target].runtime}, proved with {proved}", highlight=False)
     for info in made.files:
-        told = info.change or f"{info.of}, byte for byte"
-        console.print(f"  {info.path}  {info.size_bytes:,} bytes, {told}", highlight=False)
+        detail = info.change or f"{info.of}, byte for byte"
+        console.print(f"  {info.path}  {info.size_bytes:,} bytes, {detail}", highlight=False)
 
 
 def print_served(served: Served, url: str) -> None:

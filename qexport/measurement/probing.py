@@ -106,15 +106,15 @@ def measure(job: Job, ask: Ask | None = None) -> list[Measurement]:
 
 def _judged(answer: Answer, key: AnswerKey | None) -> Answer:
     """An answer with the words of a session's response, and their correctness."""
-    told = answer.figures.get("response_tokens")
-    if told is None or key is None:
+    answered = answer.figures.get("response_tokens")
+    if answered is None or key is None:
         return answer
-    ids = [int(token) for token in str(told.facts["response_ids"]).split()]
-    words = {"prompt": key.prompt, "response": key.read(ids).strip(), "ended": told.facts["ended"]}
-    figures = answer.figures | {"response_tokens": told.model_copy(update={"facts": words})}
+    ids = [int(token) for token in str(answered.facts["response_ids"]).split()]
+    words = {"prompt": key.prompt, "response": key.read(ids).strip(), "ended": answered.facts["ended"]}
+    figures = answer.figures | {"response_tokens": answered.model_copy(update={"facts": words})}
     if key.expected:
         right = any(holds_words(str(words["response"]), expected) for expected in key.expected)
-        ((_, number),) = told.samples
+        ((_, number),) = answered.samples
         figures["response_correct"] = Figure(
             columns=("response_correct", "round"),
             samples=((float(right), number),),
