@@ -12,7 +12,7 @@ GRIDS = [Grid(bits=4, block_size=32, symmetric=symmetric) for symmetric in (True
 
 def loss(weight, blocks):
     """The objective of each block."""
-    return objective(split(blocks.dequantize() - weight, blocks.grid))
+    return objective(np.moveaxis(split(blocks.dequantize() - weight, blocks.grid), -1, 0))
 
 
 def heavy_tailed(shape, seed=0):
