@@ -73,6 +73,11 @@ class Blocks:
             weight[rows] = join(levels, weight.shape[1])
         return weight
 
+    def rows(self, part: slice) -> Blocks:
+        """Some rows of the weight, over the same memory."""
+        zero = None if self.zero_point is None else self.zero_point[part]
+        return Blocks(integers=self.integers[part], scale=self.scale[part], zero_point=zero, grid=self.grid)
+
 
 def rtn(weight: NDArray[np.float32], grid: Grid) -> Blocks:
     """Round each weight ``[out, in]`` to the nearest level of its block.
