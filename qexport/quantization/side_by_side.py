@@ -1,8 +1,8 @@
 """Runs a float graph and the graph that is being rounded side by side, part by part.
 
-Each part runs on the outputs of the part before. GPTQ rounds the weights that share an input together. It needs that
-input in both graphs: in the float model, and as the weights rounded so far have changed it. To run whole graphs for
-each stage would take time quadratic in the depth, so the values that enter a decoder layer are kept.
+GPTQ rounds the weights that share an input together. It needs that input in both graphs: in the float model, and as the
+weights rounded so far have changed it. Each part runs up to such an input, from the values that the parts before it
+computed and that are still to be read. So every node runs once for each window.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qexport import runtime
-from qexport.core import ContractError, cut, layer_of, scratch_folder
+from qexport.core import ContractError, cut, scratch_folder
 from qexport.quantization.portable import make_portable
 
 if TYPE_CHECKING:
@@ -45,28 +45,26 @@ class SideBySide:
 
         Args:
             exact: the float graph, which must not change.
-            rounded: the graph whose weights change between the calls of :meth:`moments`, always in layers behind those
+            rounded: the graph whose weights change between the calls of :meth:`moments`, always behind the activations
                 asked for already.
             tokens: the windows; each runs whole and without a past.
         """
         self._models = (exact, rounded)
         self._tokens = tokens
-        layers = dict.fromkeys(layer for node in exact.graph if (layer := layer_of(node.name or "")) is not None)
-        self._order = {layer: number for number, layer in enumerate(layers)}
-        self._entered = 0
+        self._done: set[ir.Node] = set()
         self._held: list[list[Values]] = [[{} for _ in tokens.sequences] for _ in self._models]
 
-    def moments(self, tensor: str, layer: str | None) -> Drifted:
-        """The moments of an activation in a decoder layer; ``layer`` is None for an activation behind the last layer.
+    def moments(self, tensor: str) -> Drifted:
+        """The moments of an activation; those of activations before it can no longer be asked for.
 
         Raises:
             ContractError: the activation is not finite.
         """
-        self._enter(len(self._order) if layer is None else self._order[layer])
+        names = self._names_held_at(tensor)
         hessian: NDArray[np.float64] | None = None
         drift: NDArray[np.float64] | None = None
         rows = 0
-        for exact, rounded in zip(*(self._run(side, [tensor]) for side in (0, 1)), strict=True):
+        for exact, rounded in zip(*(self._advance(side, names) for side in (0, 1)), strict=True):
             x, y = (
                 values[tensor].reshape(-1, values[tensor].shape[-1]).astype(np.float64) for values in (exact, rounded)
             )
@@ -79,43 +77,45 @@ class SideBySide:
             raise ContractError(f"{tensor}: not finite on the calibration text; the model overflows in fp32")
         return Drifted(hessian=hessian / rows, drift=drift / rows)
 
-    def _enter(self, layer: int) -> None:
-        """Run both graphs up to a layer, and keep the values that enter it instead of those kept now."""
-        if layer == self._entered:
-            return
-        for side in (0, 1):
-            names = self._crossing(self._models[side], layer)
-            self._held[side][:] = list(self._run(side, names))
-        self._entered = layer
-
-    def _crossing(self, model: ir.Model, layer: int) -> list[str]:
-        """The values that the layers before ``layer`` compute and later nodes read."""
-
-        def before(node: ir.Node) -> bool:
-            number = self._order.get(layer_of(node.name or "") or "")
-            return number is not None and number < layer
-
+    def _names_held_at(self, tensor: str) -> list[str]:
+        """Count the nodes that an activation needs as run; name it and the values of such nodes that others read."""
+        graph = self._models[0].graph
+        waiting = [node for node in graph if any(value.name == tensor for value in node.outputs)]
+        while waiting:
+            node = waiting.pop()
+            if node not in self._done:
+                self._done.add(node)
+                producers = (value.producer() for value in node.inputs if value is not None)
+                waiting.extend(producer for producer in producers if producer is not None)
         return [
             str(value.name)
-            for node in model.graph
-            if before(node)
+            for node in graph
+            if node in self._done
             for value in node.outputs
-            if any(not before(use.node) for use in value.uses())
+            if value.name == tensor or any(use.node not in self._done for use in value.uses())
         ]
+
+    def _advance(self, side: int, names: Sequence[str]) -> Iterator[Values]:
+        """Compute values of each window from the values held for it, and hold them instead."""
+        held = self._held[side]
+        fresh = [name for name in names if name not in held[0]]
+        for number, computed in enumerate(self._run(side, fresh) if fresh else ({} for _ in held)):
+            held[number] = {name: computed[name] if name in computed else held[number][name] for name in names}
+            yield held[number]
 
     def _run(self, side: int, outputs: Sequence[str]) -> Iterator[Values]:
         """Compute some values of each window from the values held for it."""
         import onnx_ir as ir
 
         held = self._held[side]
-        part = cut(self._models[side], inputs=list(held[0]) if held else [], outputs=outputs)
+        part = cut(self._models[side], inputs=list(held[0]), outputs=outputs)
         make_portable(part)
         with scratch_folder("stage") as folder:
             path = Path(folder) / "part.onnx"
             ir.save(part, path, external_data="part.data")
             session = runtime.OrtSession(path, spin=False)
+            wanted = {tensor.name for tensor in session.inputs}
             for window, kept in zip(self._tokens.sequences, list(held), strict=True):
                 given = [tensor for tensor in session.inputs if tensor.name not in kept]
                 feeds: Mapping[str, NDArray[Any]] = runtime.decoder_feeds(given, window[None, :], None)
-                wanted = {tensor.name for tensor in session.inputs}
                 yield session.run({**feeds, **{name: kept[name] for name in kept if name in wanted}}, outputs)

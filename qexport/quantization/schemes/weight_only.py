@@ -335,7 +335,7 @@ def _gptq(model: ir.Model, plan: Mapping[str, _Task], tokens: TokenSet, rounding
             yield task.weight, weight, blocks
             advance()
         for tensor, tasks in stages.items():
-            seen = sides.moments(tensor, tasks[0].matmuls[0].layer)
+            seen = sides.moments(tensor)
             weights = [task.rows(model) for task in tasks]
             # Rows do not depend on each other, and a step on many rows costs little more than a step on few.
             followed = follow_float(np.concatenate(weights), seen.hessian, seen.drift)
