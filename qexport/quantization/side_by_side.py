@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from qexport.inputs import TokenSet
 
 Values = dict[str, "NDArray[Any]"]
+ROWS_AT_ONCE = 2048
+"""Rows that are multiplied at once. With fewer rows, much of the time would go into adding matrices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,37 @@ class Drifted:
     """``Y.T @ Y / rows``, ``[channels, channels]``."""
     drift: NDArray[np.float64]
     """``(X - Y).T @ Y / rows``, ``[channels, channels]``."""
+
+
+class _Sums:
+    """The running sums of the moments, over rows of both graphs."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+        self._waiting_rows = self._rows = 0
+        self._hessian: NDArray[np.float64] | float = 0.0
+        self._drift: NDArray[np.float64] | float = 0.0
+
+    def add(self, exact: NDArray[np.float32], rounded: NDArray[np.float32]) -> None:
+        self._waiting.append((exact, rounded))
+        self._waiting_rows += len(rounded)
+        if self._waiting_rows >= ROWS_AT_ONCE:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        x, y = (np.concatenate(part).astype(np.float64) for part in zip(*self._waiting, strict=True))
+        self._hessian += y.T @ y
+        self._drift += np.subtract(x, y, out=x).T @ y
+        self._rows += len(y)
+        self._waiting.clear()
+        self._waiting_rows = 0
+
+    def moments(self) -> Drifted:
+        """The moments over all rows added."""
+        if self._waiting:
+            self._sum_up()
+        hessian, drift = np.asarray(self._hessian), np.asarray(self._drift)
+        return Drifted(hessian=hessian / self._rows, drift=drift / self._rows)
 
 
 class SideBySide:
@@ -61,21 +94,13 @@ class SideBySide:
             ContractError: the activation is not finite.
         """
         names = self._names_held_at(tensor)
-        hessian: NDArray[np.float64] | None = None
-        drift: NDArray[np.float64] | None = None
-        rows = 0
-        for exact, rounded in zip(*(self._advance(side, names) for side in (0, 1)), strict=True):
-            x, y = (
-                values[tensor].reshape(-1, values[tensor].shape[-1]).astype(np.float64) for values in (exact, rounded)
-            )
-            hessian = y.T @ y + (0 if hessian is None else hessian)
-            drift = (x - y).T @ y + (0 if drift is None else drift)
-            rows += len(y)
-        assert hessian is not None
-        assert drift is not None
-        if not (np.isfinite(hessian).all() and np.isfinite(drift).all()):
+        sums = _Sums()
+        for values in zip(*(self._advance(side, names) for side in (0, 1)), strict=True):
+            sums.add(*(each[tensor].reshape(-1, each[tensor].shape[-1]) for each in values))
+        found = sums.moments()
+        if not (np.isfinite(found.hessian).all() and np.isfinite(found.drift).all()):
             raise ContractError(f"{tensor}: not finite on the calibration text; the model overflows in fp32")
-        return Drifted(hessian=hessian / rows, drift=drift / rows)
+        return found
 
     def _names_held_at(self, tensor: str) -> list[str]:
         """Count the nodes that an activation needs as run; name it and the values of such nodes that others read."""
