@@ -56,3 +56,11 @@ def test_one_integer_changed_shows_in_the_objective(grid):
     after = loss(weight, blocks)
     assert np.argwhere(after != least).tolist() == [[row, column // 32]]
     assert after[row, column // 32] > least[row, column // 32]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_row_does_not_depend_on_the_rows_beside_it(grid):
+    weight = heavy_tailed((3000, 160))  # two parts, which two threads work on
+    whole, half = hqq(weight, grid), hqq(weight[1500:], grid)
+    np.testing.assert_array_equal(whole.integers[1500:], half.integers)
+    np.testing.assert_array_equal(whole.scale[1500:], half.scale)
