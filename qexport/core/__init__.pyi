@@ -101,7 +101,6 @@ from .selection import (
     Selection as Selection,
     Selector as Selector,
     WeightNode as WeightNode,
-    layer_of as layer_of,
     parse_selector as parse_selector,
     selector_of as selector_of,
     weight_nodes as weight_nodes,

@@ -155,21 +155,11 @@ def cut(model: ir.Model, *, inputs: Sequence[str], outputs: Sequence[str]) -> ir
         outputs: the names of the values that the part computes.
     """
     import onnx_ir as ir
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    part = model.clone()
-    graph = part.graph
-    values = {value.name: value for node in graph for value in node.outputs}
-    for name in inputs:
-        old = values[name]
-        values[name] = new = ir.Value(name=name, type=old.type, shape=old.shape)
-        old.replace_all_uses_with(new, replace_graph_outputs=True)
-        old.name = f"{name}:computed"
-        graph.inputs.append(new)
-    graph.outputs[:] = [values[name] for name in outputs]
-    RemoveUnusedNodesPass()(part)
-    graph.inputs[:] = [value for value in graph.inputs if value.uses() or value in graph.outputs]
-    return part
+    own = [str(value.name) for value in model.graph.inputs]
+    part = ir.convenience.extract(model.graph, [*inputs, *own], outputs)
+    part.inputs[:] = [value for value in part.inputs if value.uses()]
+    return ir.Model(part, ir_version=model.ir_version)
 
 
 def save(model: ir.Model, folder: Path, *, external_data_bytes: int | None = None) -> int:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qexport.core import ContractError
-from qexport.quantization import calibration
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from qexport.inputs import TokenSet
+    from qexport.quantization.walk import Walk
 
-ROWS_AT_ONCE = 512
-"""Rows that are multiplied at once. With the single rows of decoding steps, most time would go into adding matrices."""
+ROWS_AT_ONCE = 2048
+"""Rows that are multiplied at once. With the few rows of a window, much of the time would go into adding matrices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,30 +28,16 @@ class Moments:
     """The mean of ``|x|``, ``[channels]``."""
 
 
-def moments(
-    model: ir.Model, tensors: Sequence[str], tokens: TokenSet, *, what: str = "calibrating"
-) -> Mapping[str, Moments]:
-    """Run the calibration text through a graph and compute the moments of some activations.
-
-    The activations are streamed: memory holds one ``[channels, channels]`` matrix for each of them.
-
-    Args:
-        model: the prepared graph in fp32; it does not change.
-        tensors: the names of the activations.
-        tokens: the windows of text.
-        what: the label of the progress bar.
+def moments(walk: Walk, tensor: str) -> Moments:
+    """The moments of an activation; those of activations before it can no longer be asked for.
 
     Raises:
-        InputError: there are no windows.
-        ContractError: an activation is not finite.
+        ContractError: the activation is not finite.
     """
-    calibration.require_windows(tokens)
-    names = sorted(set(tensors))
-    sums = {name: _Sums() for name in names}
-    for values in calibration.stream(model.clone(), names, tokens, what=what):
-        for name in names:
-            sums[name].add(values[name])
-    return {name: sums[name].moments(name) for name in names}
+    sums = _Sums()
+    for rows in walk.rows(tensor):
+        sums.add(rows)
+    return sums.moments(tensor)
 
 
 class _Sums:
@@ -67,10 +50,9 @@ class _Sums:
         self._magnitude: NDArray[np.float64] | float = 0.0
 
     def add(self, values: NDArray[np.float32]) -> None:
-        """Add an activation ``[..., channels]``."""
-        rows = values.reshape(-1, values.shape[-1])
-        self._waiting.append(rows)
-        self._waiting_rows += len(rows)
+        """Add rows ``[rows, channels]``."""
+        self._waiting.append(values)
+        self._waiting_rows += len(values)
         if self._waiting_rows >= ROWS_AT_ONCE:
             self._sum_up()
 

@@ -4,12 +4,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from qexport.core.errors import InputError
 from qexport.core.graph import array, cut, save, set_initializer
 from qexport.core.selection import Role, weight_nodes
 from qexport.inputs.text import TokenSet
 from qexport.quantization.moments import moments
 from qexport.quantization.side_by_side import SideBySide
+from qexport.quantization.walk import Walk
 from qexport.runtime.onnx_session import OrtSession, decoder_feeds
 
 
@@ -50,8 +50,8 @@ def test_parts_give_what_whole_graphs_give(fp32, tmp_path, name):
     exact = ir.load(fp32(name).onnx_path)
     rounded = changed(exact)
     sides = SideBySide(exact, rounded, tokens())
-    for number, (tensor, layer) in enumerate(inputs(exact).items()):
-        found = sides.moments(tensor, layer)
+    for number, tensor in enumerate(inputs(exact)):
+        found = sides.moments(tensor)
         x, y = (values(model, tmp_path / f"{number}{side}", tensor) for side, model in enumerate((exact, rounded)))
         scale = np.abs(y.T @ y).max() / len(y)
         np.testing.assert_allclose(found.hessian, y.T @ y / len(y), atol=1e-4 * scale)
@@ -65,7 +65,7 @@ def test_weights_rounded_on_the_way_are_seen(fp32):
     sides = SideBySide(exact, rounded, tokens())
     found = []
     for tensor, layer in inputs(exact).items():
-        found.append(np.abs(sides.moments(tensor, layer).drift).max())
+        found.append(np.abs(sides.moments(tensor).drift).max())
         for node in weight_nodes(rounded):
             if node.layer == layer and node.layer is not None and "attn.c_attn" in node.name:
                 set_initializer(
@@ -79,15 +79,9 @@ def test_weights_rounded_on_the_way_are_seen(fp32):
 def test_moments_are_those_of_the_activation(fp32, tmp_path, name):
     model = ir.load(fp32(name).onnx_path)
     names = list(inputs(model))
-    found = moments(model, names, tokens())
+    walk = Walk(model, tokens())
     for number, tensor in enumerate(names):
+        found = moments(walk, tensor)
         x = values(model, tmp_path / str(number), tensor)
-        np.testing.assert_allclose(found[tensor].hessian, x.T @ x / len(x), atol=1e-4 * np.abs(x.T @ x).max() / len(x))
-        np.testing.assert_allclose(found[tensor].magnitude, np.abs(x).mean(axis=0), rtol=1e-3)
-
-
-def test_moments_need_text(fp32):
-    model = ir.load(fp32("gpt2").onnx_path)
-    none = TokenSet(kind="windows", origin="none", description="none", sequences=())
-    with pytest.raises(InputError, match="no window of tokens"):
-        moments(model, list(inputs(model)), none)
+        np.testing.assert_allclose(found.hessian, x.T @ x / len(x), atol=1e-4 * np.abs(x.T @ x).max() / len(x))
+        np.testing.assert_allclose(found.magnitude, np.abs(x).mean(axis=0), rtol=1e-3)

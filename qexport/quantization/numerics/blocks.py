@@ -66,12 +66,17 @@ class Blocks:
     def dequantize(self) -> NDArray[np.float32]:
         """The weights ``[out, in]`` as the kernels compute them: ``(q - z) * s`` in float32."""
         weight = np.empty(self.integers.shape, np.float32)
-        for rows in _parts(weight.shape):
+        for rows in parts(weight.shape):
             levels = split(self.integers[rows], self.grid).astype(np.float32)
             levels -= self.grid.middle if self.zero_point is None else self.zero_point[rows, :, None]
             levels *= self.scale[rows, :, None]
             weight[rows] = join(levels, weight.shape[1])
         return weight
+
+    def rows(self, part: slice) -> Blocks:
+        """Some rows of the weight, over the same memory."""
+        zero = None if self.zero_point is None else self.zero_point[part]
+        return Blocks(integers=self.integers[part], scale=self.scale[part], zero_point=zero, grid=self.grid)
 
 
 def rtn(weight: NDArray[np.float32], grid: Grid) -> Blocks:
@@ -86,7 +91,7 @@ def rtn(weight: NDArray[np.float32], grid: Grid) -> Blocks:
     scale = np.empty((len(weight), grid.blocks(weight.shape[1])), np.float32)
     zero = np.empty(scale.shape, np.uint8)
     integers = np.empty(weight.shape, np.uint8)
-    for rows in _parts(weight.shape):
+    for rows in parts(weight.shape):
         blocks = split(weight[rows], grid)
         scale[rows], zeros = full_range(blocks, grid)
         zero[rows] = zeros
@@ -105,6 +110,12 @@ def split(weight: NDArray[Any], grid: Grid) -> NDArray[Any]:
 def join(blocks: NDArray[Any], columns: int) -> NDArray[Any]:
     """The inverse of :func:`split`: ``[rows, columns]``."""
     return blocks.reshape(len(blocks), -1)[:, :columns]
+
+
+def parts(shape: tuple[int, ...]) -> list[slice]:
+    """Slices of the rows of a matrix, each of about :data:`PART_ELEMENTS`."""
+    rows = max(1, PART_ELEMENTS // max(1, shape[1]))
+    return [slice(start, start + rows) for start in range(0, shape[0], rows)]
 
 
 def full_range(blocks: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -152,7 +163,7 @@ def pack(
     rows, count = blocks.scale.shape
     packed = np.empty((rows, count, grid.block_size * grid.bits // 8), np.uint8)
     short = columns % grid.block_size
-    for part in _parts(blocks.integers.shape):
+    for part in parts(blocks.integers.shape):
         levels = split(blocks.integers[part], grid)
         if short:
             levels[:, -1, short:] = grid.middle if blocks.zero_point is None else blocks.zero_point[part, -1:]
@@ -183,12 +194,6 @@ def unpack(
         zero_point=zero,
         grid=grid,
     )
-
-
-def _parts(shape: tuple[int, ...]) -> list[slice]:
-    """Slices of the rows of a matrix, each of about :data:`PART_ELEMENTS`."""
-    rows = max(1, PART_ELEMENTS // max(1, shape[1]))
-    return [slice(start, start + rows) for start in range(0, shape[0], rows)]
 
 
 def _reduce(function: np.ufunc, blocks: NDArray[np.float32]) -> NDArray[np.float32]:

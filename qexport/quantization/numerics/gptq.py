@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qexport.quantization.numerics.blocks import Blocks, Grid, full_range, nearest, rtn, split, storable
+from qexport.quantization.numerics.blocks import Blocks, Grid, full_range, rtn, split, storable
 from qexport.quantization.numerics.grid import row_blocks
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ DRIFT_DAMPING = 0.3
 SWEEPS = 4
 STRIDE = 64
 """Columns rounded between two matrix products."""
+TOGETHER = 8
+"""Blocks whose slopes one matrix product gives; a product with few columns takes twice as long for each."""
 SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 """Fractions of the full range that are tried as the range of a block."""
 
@@ -59,16 +61,16 @@ def gptq(
     plain = rtn(weight, grid)
     integers, scale, zero = plain.integers, plain.scale, plain.zero_point
     for rows in row_blocks(weight.shape):
-        before = output_error(weight[rows] - _rows(plain, rows).dequantize(), exact)
+        before = output_error(weight[rows] - plain.rows(rows).dequantize(), exact)
         rounding = _Rounding(weight[rows], grid, exact)
         rounding.in_order(order, feedback)
         for _ in range(SWEEPS):
             rounding.sweep()
-        better = (output_error(rounding.error, exact) < before)[:, None]
-        np.copyto(integers[rows], rounding.levels, where=better, casting="unsafe")
-        np.copyto(scale[rows], rounding.scale, where=better, casting="same_kind")
+        better = (output_error(rounding.error.T, exact) < before)[:, None]
+        np.copyto(integers[rows], rounding.levels.T, where=better, casting="unsafe")
+        np.copyto(scale[rows], rounding.scale.T, where=better, casting="same_kind")
         if zero is not None:
-            np.copyto(zero[rows], rounding.zero, where=better, casting="unsafe")
+            np.copyto(zero[rows], rounding.zero.T, where=better, casting="unsafe")
     return plain
 
 
@@ -101,22 +103,35 @@ def output_error(error: NDArray[np.floating[Any]], hessian: Doubles) -> Doubles:
     return squared
 
 
-def searched_range(blocks: Floats, grid: Grid, importance: Doubles) -> tuple[Floats, Floats]:
-    """Scales and zero points ``[...]`` with the least squared error of ``[..., block]``, weighted by ``importance``."""
-    best = full_range(blocks, grid)
-    least = np.full(best[0].shape, np.inf)
-    for scale, zero in _ranges(blocks, grid):
-        error = (nearest(blocks, scale, zero, grid) - zero[..., None]) * scale[..., None] - blocks
-        loss = np.einsum("...b,...b->...", np.square(error, dtype=np.float64), importance)
+def searched_range(
+    weight: Floats, full: tuple[Floats, Floats], grid: Grid, importance: Doubles
+) -> tuple[Floats, Floats]:
+    """Scales and zero points ``[rows]`` with the least squared error of a block ``[block, rows]``.
+
+    Args:
+        weight: the weights of the block.
+        full: the scales and zero points ``[rows]`` of the full range.
+        grid: the levels.
+        importance: the weight of each squared error, ``[block]``.
+    """
+    best = full[0].copy(), full[1].copy()
+    least = np.full(full[0].shape, np.inf)
+    error, squared = np.empty_like(weight), np.empty(weight.shape)
+    for scale, zero in _ranges(*full, grid):
+        np.divide(weight, scale, out=error)
+        np.rint(error, out=error)
+        np.minimum(np.maximum(error, -zero, out=error), grid.top - zero, out=error)
+        error *= scale
+        error -= weight
+        loss = importance @ np.square(error, out=squared, dtype=np.float64)
         better = loss < least
         for kept, new in zip((least, *best), (loss, scale, zero), strict=True):
             np.copyto(kept, new, where=better)
     return best
 
 
-def _ranges(blocks: Floats, grid: Grid) -> Iterator[tuple[Floats, Floats]]:
+def _ranges(scale: Floats, zero: Floats, grid: Grid) -> Iterator[tuple[Floats, Floats]]:
     """Candidate scales and zero points: the full range and fractions of it."""
-    scale, zero = full_range(blocks, grid)
     if grid.symmetric:
         for part in SHRINK:
             yield storable(scale * np.float32(part), grid), zero
@@ -130,15 +145,28 @@ def _ranges(blocks: Floats, grid: Grid) -> Iterator[tuple[Floats, Floats]]:
 
 
 class _Rounding:
-    """Some rows of a weight during rounding. All arrays are float64; scales have their stored precision."""
+    """Some rows of a weight during rounding. All arrays are float64; scales have their stored precision.
+
+    Arrays are ``[in, rows]`` and ``[blocks, rows]``: a step works on one input of all rows, which lies in one piece.
+    """
 
     def __init__(self, weight: Floats, grid: Grid, hessian: Doubles) -> None:
-        self.weight, self.grid, self.hessian = weight.astype(np.float64), grid, hessian
-        importance = split(hessian.diagonal()[None], grid)[0]
-        scale, zero = searched_range(split(weight, grid), grid, importance)
+        self.grid, self.hessian = grid, hessian
+        self.weight = np.ascontiguousarray(weight.T, np.float64)
+        scale, zero = (np.ascontiguousarray(part.T) for part in full_range(split(weight, grid), grid))
+        for block, columns in enumerate(self._blocks()):
+            full = scale[block], zero[block]
+            columns_of = np.ascontiguousarray(weight.T[columns])
+            scale[block], zero[block] = searched_range(columns_of, full, grid, hessian.diagonal()[columns])
         self.scale, self.zero = scale.astype(np.float64), zero.astype(np.float64)
+        self.low, self.high = -self.zero, grid.top - self.zero
         self.levels = np.empty_like(self.weight)
         self.error = np.zeros_like(self.weight)
+
+    def _blocks(self) -> list[slice]:
+        """The columns of each block."""
+        size, columns = self.grid.block_size, len(self.weight)
+        return [slice(start, min(start + size, columns)) for start in range(0, columns, size)]
 
     def in_order(self, order: NDArray[np.intp], feedback: Doubles) -> None:
         """GPTQ: round each column, corrected by the feedback of the errors before it; see :func:`_feedback`."""
@@ -146,55 +174,67 @@ class _Rounding:
         for start in range(0, len(order), STRIDE):
             chunk = slice(start, start + STRIDE)
             columns = order[chunk]
-            wanted = self.weight[:, columns] + error[:, :start] @ feedback[:start, chunk]
+            wanted = self.weight[columns] + feedback[:start, chunk].T @ error[:start]
             for number, column in enumerate(columns):
                 own = slice(start, start + number)
-                target = wanted[:, number] + error[:, own] @ feedback[own, start + number]
-                error[:, start + number] = self._round(column, target)
-        self.error[:, order] = error
+                target = wanted[number] + feedback[own, start + number] @ error[own]
+                error[start + number] = self._round(column, target)
+        self.error[order] = error
 
     def sweep(self) -> None:
         """One round of coordinate descent: the scale of each block, then its weights."""
-        size = self.grid.block_size
-        for block in range(self.scale.shape[1]):
-            columns = slice(block * size, (block + 1) * size)
-            inner = self.hessian[columns, columns]
-            slope = self.error @ self.hessian[:, columns]
-            slope += self._rescale(block, columns, slope, inner) @ inner
-            for number, column in enumerate(range(*columns.indices(self.weight.shape[1]))):
-                before = self.error[:, column].copy()
-                target = self.weight[:, column] - before + slope[:, number] / inner[number, number]
-                self.error[:, column] = self._round(column, target)
-                slope += (self.error[:, column] - before)[:, None] * inner[number]
+        blocks = self._blocks()
+        for first in range(0, len(blocks), TOGETHER):
+            few = blocks[first : first + TOGETHER]
+            start, stop = few[0].start, few[-1].stop
+            slopes, entered = self.hessian[start:stop] @ self.error, self.error[start:stop].copy()
+            for block, columns in enumerate(few, first):
+                done = slice(start, columns.start)
+                since = self.error[done] - entered[: columns.start - start]
+                own = slopes[columns.start - start : columns.stop - start]
+                own += self.hessian[columns, done] @ since
+                self._descend(block, columns, own)
+
+    def _descend(self, block: int, columns: slice, slope: Doubles) -> None:
+        """Solve for the scale of a block, then for each of its weights; ``slope`` is that of the objective."""
+        inner = np.ascontiguousarray(self.hessian[columns, columns])
+        slope += inner @ self._rescale(block, columns, slope, inner)
+        change = np.empty_like(slope)
+        for number, column in enumerate(range(columns.start, columns.stop)):
+            before = self.error[column]
+            target = slope[number] + inner[number, :number] @ change[:number]
+            target /= inner[number, number]
+            target += self.weight[column]
+            target -= before
+            after = self._round(column, target)
+            np.subtract(after, before, out=change[number])
+            self.error[column] = after
 
     def _round(self, column: int, target: Doubles) -> Doubles:
-        """Set the levels of a column to those nearest to a target; return the column's error."""
+        """Set the levels of a column to those nearest to a target, which changes; return the column's error."""
         block = column // self.grid.block_size
-        scale, zero = self.scale[:, block], self.zero[:, block]
-        self.levels[:, column] = level = nearest(target[:, None], scale, zero, self.grid)[:, 0]
-        error: Doubles = self.weight[:, column] - (level - zero) * scale
-        return error
+        scale = self.scale[block]
+        target /= scale
+        np.rint(target, out=target)
+        np.minimum(np.maximum(target, self.low[block], out=target), self.high[block], out=target)
+        np.add(target, self.zero[block], out=self.levels[column])
+        target *= scale
+        return np.subtract(self.weight[column], target, out=target)
 
     def _rescale(self, block: int, columns: slice, slope: Doubles, inner: Doubles) -> Doubles:
         """Give a block the best scale for its levels; return the change of its error."""
-        steps = self.levels[:, columns] - self.zero[:, block, None]
-        curvature = output_error(steps, inner)
+        steps = self.levels[columns] - self.zero[block]
+        curvature = np.einsum("io,io->o", inner @ steps, steps)
         gain = np.divide(
-            np.einsum("oi,oi->o", slope, steps), curvature, out=np.zeros_like(curvature), where=curvature > 0
+            np.einsum("io,io->o", slope, steps), curvature, out=np.zeros_like(curvature), where=curvature > 0
         )
-        old = self.scale[:, block]
+        old = self.scale[block]
         # A scale near zero, or of the opposite sign, would undo the search for it.
         new = np.where((old + gain) / old > 0.5, storable((old + gain).astype(np.float32), self.grid), old)
-        added: Doubles = (old - new)[:, None] * steps
-        self.scale[:, block] = new
-        self.error[:, columns] += added
+        added: Doubles = (old - new) * steps
+        self.scale[block] = new
+        self.error[columns] += added
         return added
-
-
-def _rows(blocks: Blocks, rows: slice) -> Blocks:
-    """Some rows of a rounded weight."""
-    zero = None if blocks.zero_point is None else blocks.zero_point[rows]
-    return Blocks(integers=blocks.integers[rows], scale=blocks.scale[rows], zero_point=zero, grid=blocks.grid)
 
 
 def _damped(hessian: NDArray[np.floating[Any]], damping: float) -> Doubles:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qexport.quantization.numerics.blocks import Blocks, Grid, full_range, join, nearest, split, storable
-from qexport.quantization.numerics.grid import row_blocks
+from qexport.core import cpu
+from qexport.quantization.numerics.blocks import Blocks, Grid, full_range, join, nearest, parts, split, storable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
 
-POWER = 0.7
-"""The exponent of the errors in the objective."""
+POWER = 0.75
+"""The exponent of the errors in the objective. This power is a product of square roots, which every CPU rounds alike."""
 ROUNDS = 20
 """Rounds of the solver."""
 SHARPNESS = 10.0
@@ -31,61 +32,91 @@ def hqq(weight: Floats, grid: Grid) -> Blocks:
     a symmetric grid has none. Each block keeps the result with the least :func:`objective` of all rounds and of plain
     rounding. The solver starts from the full range and stays near it. This is better: ranges from narrower starts have
     a smaller objective, but clip enough weights to make the perplexity worse than with plain rounding.
+
+    Every sum adds in a fixed order and every function is exact to the last bit, so every CPU gives the same integers.
     """
     scale = np.empty((len(weight), grid.blocks(weight.shape[1])), np.float32)
     zero = np.empty_like(scale)
     integers = np.empty(weight.shape, np.uint8)
-    for rows in row_blocks(weight.shape):
+
+    def fill(rows: slice) -> None:
         blocks = split(weight[rows], grid)
         scale[rows], zero[rows] = _fitted_range(blocks, grid)
         integers[rows] = join(nearest(blocks, scale[rows], zero[rows], grid), weight.shape[1])
+
+    with ThreadPoolExecutor(cpu.cores()) as pool:
+        for _ in pool.map(fill, parts(weight.shape)):
+            pass
     return Blocks(
         integers=integers, scale=scale, zero_point=None if grid.symmetric else zero.astype(np.uint8), grid=grid
     )
 
 
-def objective(error: Floats) -> NDArray[np.float64]:
-    """Sum of the powers of the errors of each block, ``[...]`` from ``[..., block]``.
+def objective(error: Floats) -> Floats:
+    """Sum of the powers of the errors of each block, ``[...]`` from ``[block, ...]``."""
+    return np.asarray(_power(np.abs(error)).sum(axis=0))
 
-    It is in float64, like all sums and powers here: in float32 the last bits differ between CPUs.
-    """
-    return np.asarray((np.abs(error.astype(np.float64)) ** POWER).sum(axis=-1))
+
+def _power(size: Floats, out: Floats | None = None) -> Floats:
+    """Sizes to the power of :data:`POWER`."""
+    root = np.sqrt(size, out=out)
+    return np.multiply(root, np.sqrt(root), out=out)
 
 
 def _fitted_range(blocks: Floats, grid: Grid) -> tuple[Floats, Floats]:
-    """The scales and zero points ``[...]`` of the best round of the solver for weights ``[..., block]``."""
-    scale, zero = full_range(blocks, grid)
+    """The scales and zero points ``[...]`` of the best round of the solver for weights ``[..., block]``.
+
+    Inside, the weights of a block lie along the first axis: a sum over a block then adds whole rows.
+    """
+    shape = blocks.shape[:-1]
+    scale, zero = (part.reshape(-1) for part in full_range(blocks, grid))
+    weight = np.ascontiguousarray(blocks.reshape(len(scale), -1).T)
     best = scale.copy(), zero.copy()
-    least = np.full(scale.shape, np.inf)
+    least = np.full(scale.shape, np.inf, np.float32)
+    steps, error, size, powers = (np.empty_like(weight) for _ in range(4))
     for number in range(ROUNDS):
-        levels = nearest(blocks, scale, zero, grid)
-        error = blocks - (levels - zero[..., None]) * scale[..., None]
-        loss = objective(error)
+        np.divide(weight, scale, out=error)
+        np.rint(error, out=steps)
+        np.minimum(np.maximum(steps, -zero, out=steps), grid.top - zero, out=steps)
+        error -= steps  # in units of the scale
+        _power(np.abs(error, out=size), out=powers)
+        loss = powers.sum(axis=0) * _power(np.abs(scale))
         better = loss < least
-        np.copyto(least, loss, where=better)
-        for kept, new in zip(best, (scale, zero), strict=True):
-            np.copyto(kept, new, where=better)
-        target = blocks - _shrunk(error, scale, SHARPNESS * 1.1**number)
-        scale, zero = _fit(target, levels, scale, zero, grid)
-    return best
+        for kept, now in zip((least, *best), (loss, scale, zero), strict=True):
+            np.copyto(kept, now, where=better)
+        error *= _share_kept(size, powers, SHARPNESS * 1.1**number)
+        scale, zero = _fit(steps, error, scale, zero, grid)
+    return best[0].reshape(shape), best[1].reshape(shape)
 
 
-def _shrunk(error: Floats, scale: Floats, sharpness: float) -> NDArray[np.float64]:
-    """The errors treated as outliers, and zeros elsewhere: the proximal step of the lp-norm, in units of the scale."""
-    unit = np.abs(scale)[..., None]
-    size = (np.abs(error) / unit).astype(np.float64)
-    size -= np.maximum(size, 1e-6) ** (POWER - 1) / sharpness
-    return np.copysign(np.maximum(size, 0, out=size) * unit, error)
+def _share_kept(size: Floats, powers: Floats, sharpness: float) -> Floats:
+    """The share of each error that is no outlier, by the proximal step of the lp-norm; ``size`` and ``powers`` change.
+
+    The step takes ``size ** (POWER - 1) / sharpness`` off an error, at most the whole error, and that is its share here.
+    """
+    np.multiply(size, size, out=size)
+    np.maximum(size, np.float32(1e-12), out=size)
+    np.divide(powers, size, out=powers)
+    powers *= np.float32(1.0 / sharpness)
+    return np.minimum(powers, np.float32(1.0), out=powers)
 
 
-def _fit(target: NDArray[np.float64], levels: Floats, scale: Floats, zero: Floats, grid: Grid) -> tuple[Floats, Floats]:
-    """The scales and whole zero points that bring the levels closest to a target, by least squares."""
+def _fit(steps: Floats, error: Floats, scale: Floats, zero: Floats, grid: Grid) -> tuple[Floats, Floats]:
+    """The scales and whole zero points that bring levels closest to the weights without outliers, by least squares.
+
+    Args:
+        steps: the levels minus the zero points; they change.
+        error: the errors that are no outliers, in units of the scale; they change.
+        scale: the scales of ``steps``.
+        zero: the zero points of ``steps``.
+        grid: the levels.
+    """
     if not grid.symmetric:
-        middle = levels.mean(axis=-1, dtype=np.float64) - target.mean(axis=-1) / scale
-        zero = np.clip(np.rint(middle), 0, grid.top).astype(np.float32)
-    steps = (levels - zero[..., None]).astype(np.float64)
-    along = np.einsum("...b,...b->...", steps, target)
-    length = np.einsum("...b,...b->...", steps, steps)
-    fitted = np.divide(along, length, out=scale.astype(np.float64), where=length > 0).astype(np.float32)
-    usable = fitted / scale > 0.5
-    return np.where(usable, storable(fitted, grid), scale), zero
+        moved = np.clip(np.rint(zero - error.mean(axis=0)), 0, grid.top)
+        steps += zero - moved
+        error -= zero - moved
+        zero = moved
+    along = np.multiply(error, steps, out=error).sum(axis=0)
+    length = np.square(steps, out=steps).sum(axis=0)
+    gain = np.divide(along, length, out=np.zeros_like(along), where=length > 0) + 1
+    return np.where(gain > 0.5, storable(scale * gain, grid), scale), zero

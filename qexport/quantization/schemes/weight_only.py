@@ -11,6 +11,7 @@ import numpy as np
 
 from qexport.core import ContractError, InputError, QuantizedNode, Role, TargetName, array, progress, set_initializer
 from qexport.quantization import block_weights
+from qexport.quantization.calibration import require_windows
 from qexport.quantization.half import to_half
 from qexport.quantization.int8_check import require_nothing_besides
 from qexport.quantization.moments import moments
@@ -22,6 +23,7 @@ from qexport.quantization.rescale import groups, rescale
 from qexport.quantization.schemes.scheme import Rewritten, Settings, refused_lookup, with_fields
 from qexport.quantization.side_by_side import SideBySide
 from qexport.quantization.targets import TARGETS, Need, Target
+from qexport.quantization.walk import Walk
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
     from qexport.core import FloatGraph, Selection, WeightNode
     from qexport.inputs import TokenSet
 
-HESSIAN_BYTES = 1 << 28
-"""Bytes of second moments held at once while all are taken from the fp32 graph; more bytes need another run of the
-text."""
 COARSEST = {4: 0.35, 8: 0.03}
 """Largest relative error (Frobenius) of a rounded weight; rounding stays below it, a mistake in packing leaves 1 or
 more."""
@@ -302,6 +301,7 @@ def _each(
 def _required(tokens: TokenSet | None) -> TokenSet:
     if tokens is None:
         raise InputError("GPTQ and AWQ need windows of calibration text; give tokens")
+    require_windows(tokens)
     return tokens
 
 
@@ -335,11 +335,14 @@ def _gptq(model: ir.Model, plan: Mapping[str, _Task], tokens: TokenSet, rounding
             yield task.weight, weight, blocks
             advance()
         for tensor, tasks in stages.items():
-            seen = sides.moments(tensor, tasks[0].matmuls[0].layer)
-            for task in tasks:
-                weight = task.rows(model)
-                followed = follow_float(weight, seen.hessian, seen.drift)
-                blocks = gptq(followed, task.grid, seen.hessian, damping=rounding.damping)
+            seen = sides.moments(tensor)
+            weights = [task.rows(model) for task in tasks]
+            # Rows do not depend on each other, and a step on many rows costs little more than a step on few.
+            followed = follow_float(np.concatenate(weights), seen.hessian, seen.drift)
+            together = gptq(followed, tasks[0].grid, seen.hessian, damping=rounding.damping)
+            start = 0
+            for task, weight in zip(tasks, weights, strict=True):
+                blocks = together.rows(slice(start, start := start + len(weight)))
                 set_initializer(model.graph, task.weight, blocks.dequantize().T)
                 yield task.weight, weight, blocks
             advance()
@@ -350,7 +353,7 @@ def _round_table(model: ir.Model, task: _Task, tokens: TokenSet, rounding: Gptq)
     if not task.matmuls:
         return rtn(weight, task.grid)
     (tensor,) = _inputs(model, task.matmuls).values()
-    hessian = moments(model, [tensor], tokens)[tensor].hessian
+    hessian = moments(Walk(model, tokens), tensor).hessian
     return gptq(weight, task.grid, hessian, damping=rounding.table_damping if task.lookups else rounding.damping)
 
 
@@ -365,34 +368,18 @@ def _stages(model: ir.Model, tasks: Sequence[_Task]) -> dict[str, list[_Task]]:
     return stages
 
 
-def _batches(items: Sequence[T], tensor: Callable[[T], str], sizes: Mapping[str, int]) -> list[list[T]]:
-    """Items in their order, in batches whose tensors have at most :data:`HESSIAN_BYTES` of second moments."""
-    batches: list[list[T]] = []
-    held: set[str] = set()
-    for item in items:
-        more = held | {tensor(item)}
-        if not batches or sum(8 * sizes[name] ** 2 for name in more) > HESSIAN_BYTES:
-            batches.append([])
-            more = {tensor(item)}
-        held = more
-        batches[-1].append(item)
-    return batches
-
-
 def _rescale_salient(model: ir.Model, plan: Mapping[str, _Task], tokens: TokenSet) -> None:
     """Scale the input channels of every group of MatMuls by AWQ's scales; the function of the graph does not change."""
     found = groups(model, [node for task in plan.values() for node in task.matmuls])
-    sizes = {group.tensor: plan[group.weights[0]].columns for group in found}
-    batches = _batches(found, lambda group: group.tensor, sizes)
-    for number, batch in enumerate(batches):
-        what = f"calibrating, part {number + 1} of {len(batches)}"
-        seen = moments(model, [group.tensor for group in batch], tokens, what=what)
-        for group in batch:
+    walk = Walk(model.clone(), tokens, consume=True)
+    with progress.task("AWQ", total=len(found)) as advance:
+        for group in found:
             rows = [plan[name].rows(model) for name in group.weights]
-            of_input = seen[group.tensor]
-            scale = awq_scale(rows, plan[group.weights[0]].grid, of_input.hessian, of_input.magnitude)
+            seen = moments(walk, group.tensor)
+            scale = awq_scale(rows, plan[group.weights[0]].grid, seen.hessian, seen.magnitude)
             if np.any(scale != 1):
                 rescale(model, group, scale)
+            advance()
 
 
 def _require_close(name: str, weight: NDArray[np.float32], blocks: Blocks) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qexport.quantization.numerics.awq import awq_scale
+from qexport.quantization.numerics.awq import EXPONENTS, awq_scale
 from qexport.quantization.numerics.blocks import Grid, rtn
 
 GRIDS = [Grid(bits=4, block_size=32, symmetric=symmetric) for symmetric in (True, False)]
@@ -87,3 +87,11 @@ def test_channels_that_were_never_seen_have_a_finite_scale():
     assert (scale > 0).all()
     nothing = learned([noise((8, 128))], GRIDS[0], np.zeros((10, 128), np.float32))
     np.testing.assert_array_equal(nothing, np.ones(128, np.float32))
+
+
+def test_the_search_finds_nearly_the_best_of_all_exponents():
+    weight, x = noise((600, 128), 3), np.exp(noise(128, 5)) * noise((1000, 128), 6)
+    grid, magnitude = GRIDS[0], np.abs(x).mean(axis=0)
+    scales = (magnitude ** (step / EXPONENTS) for step in range(EXPONENTS + 1))
+    best = min(outputs_off(weight, x, scale.astype(np.float32), grid) for scale in scales)
+    assert outputs_off(weight, x, learned([weight], grid, x), grid) < 1.02 * best

@@ -138,3 +138,13 @@ def test_without_drift_there_is_nothing_to_follow():
     weight = noise((16, 64))
     followed = follow_float(weight, moments(correlated(500, 64)), np.zeros((64, 64), np.float32))
     np.testing.assert_array_equal(followed, weight)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_weights_that_share_an_input_can_be_rounded_as_one(grid):
+    weight, hessian = noise((48, 96)), moments(correlated(500, 96))
+    together = gptq(weight, grid, hessian)
+    for part in (slice(0, 16), slice(16, 48)):
+        alone = gptq(weight[part], grid, hessian)
+        np.testing.assert_array_equal(together.rows(part).integers, alone.integers)
+        np.testing.assert_array_equal(together.rows(part).dequantize(), alone.dequantize())

@@ -12,7 +12,7 @@ GRIDS = [Grid(bits=4, block_size=32, symmetric=symmetric) for symmetric in (True
 
 def loss(weight, blocks):
     """The objective of each block."""
-    return objective(split(blocks.dequantize() - weight, blocks.grid))
+    return objective(np.moveaxis(split(blocks.dequantize() - weight, blocks.grid), -1, 0))
 
 
 def heavy_tailed(shape, seed=0):
@@ -56,3 +56,11 @@ def test_one_integer_changed_shows_in_the_objective(grid):
     after = loss(weight, blocks)
     assert np.argwhere(after != least).tolist() == [[row, column // 32]]
     assert after[row, column // 32] > least[row, column // 32]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_row_does_not_depend_on_the_rows_beside_it(grid):
+    weight = heavy_tailed((3000, 160))  # two parts, which two threads work on
+    whole, half = hqq(weight, grid), hqq(weight[1500:], grid)
+    np.testing.assert_array_equal(whole.integers[1500:], half.integers)
+    np.testing.assert_array_equal(whole.scale[1500:], half.scale)
