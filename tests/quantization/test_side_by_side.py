@@ -49,7 +49,7 @@ def values(model, folder, name):
 def test_parts_give_what_whole_graphs_give(fp32, tmp_path, name):
     exact = ir.load(fp32(name).onnx_path)
     rounded = changed(exact)
-    sides = SideBySide(exact, rounded, tokens())
+    sides = SideBySide(exact.clone(), rounded, tokens())
     for number, tensor in enumerate(inputs(exact)):
         found = sides.moments(tensor)
         x, y = (values(model, tmp_path / f"{number}{side}", tensor) for side, model in enumerate((exact, rounded)))
@@ -62,7 +62,7 @@ def test_parts_give_what_whole_graphs_give(fp32, tmp_path, name):
 def test_weights_rounded_on_the_way_are_seen(fp32):
     exact = ir.load(fp32("gpt2").onnx_path)
     rounded = exact.clone()
-    sides = SideBySide(exact, rounded, tokens())
+    sides = SideBySide(exact.clone(), rounded, tokens())
     found = []
     for tensor, layer in inputs(exact).items():
         found.append(np.abs(sides.moments(tensor).drift).max())
