@@ -112,7 +112,7 @@ def _int8(work: Path, fp32: Artifact, optimum: onnx_session.OrtSession) -> Itera
 def _weight_only(
     work: Path, fp32: Artifact, optimum: onnx_session.OrtSession, what: str, options: list[str], *, megabytes: float
 ) -> Iterator[Figure]:
-    made = _quantize(fp32, work / options[1], options)
+    made = _quantize(fp32, work / options[1], [*options, "--compute", "float"])
     yield Figure(what=f"{what}: wall time of the command", measured=made.wall_s, bound=10, unit=" s")
     yield Figure(what=f"{what}: peak memory of it", measured=made.peak_bytes / 1e9, bound=1.5, unit=" GB")
     yield from _sizes(what, made, megabytes=megabytes)

@@ -119,7 +119,7 @@ def quantize(
         outlier_channels: INT8: channels in float and ranges per token, where calibration text shows the need.
         per_token: INT8, dynamic: a range for each token.
         block_size: 4 and 8 bit: weights that share a scale.
-        compute: 4 and 8 bit: ``int8`` lets the CPU kernel round activations.
+        compute: 4 and 8 bit: ``int8`` lets the CPU kernel round activations; None takes it for 8-bit weights.
         head_bits: 4 bit: bits of the output head and of a table tied to it.
         activations: fp8: ``none`` rounds weights only.
         double_quant: bnb-nf4 and bnb-fp4: quantize the scales too.

@@ -33,8 +33,9 @@ def console_of(*, stderr: bool) -> Console:
 
 def set_up_stderr(*, quiet: bool, verbose: bool) -> None:
     """Send logs and progress to stderr, so that stdout holds only the result."""
-    level = logging.DEBUG if verbose else logging.ERROR
-    logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(name)s: %(message)s")
+    level = logging.DEBUG if verbose else logging.WARNING
+    name = "%(name)s" if verbose else "qexport"
+    logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format=f"{name}: %(message)s")
     logging.getLogger("qexport").setLevel(level)
     if not quiet:
         from qexport.cli import progress_bars

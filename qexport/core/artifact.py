@@ -128,6 +128,11 @@ class Manifest(_Value):
     files: tuple[FileInfo, ...] = ()
     versions: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def int8_compute(self) -> bool:
+        """A kernel of weights in blocks rounds activations to int8."""
+        return "int8" in {self.settings.get("compute"), self.settings.get("head_compute")}
+
 
 class Artifact(BaseModel):
     """A folder whose manifest was read and has the right form."""

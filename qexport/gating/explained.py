@@ -41,7 +41,7 @@ def arithmetic(manifest: Manifest) -> str:
         return "8-bit activations"
     if not manifest.quantized:
         return "float"
-    return "blocks, int8 compute" if manifest.settings.get("compute") == "int8" else "blocks"
+    return "blocks, int8 compute" if manifest.int8_compute else "blocks"
 
 
 def explained_nats(manifest: Manifest, *, fma: bool) -> float:

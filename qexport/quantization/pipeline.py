@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ from qexport.quantization.rewriting import rewrite
 from qexport.quantization.schemes.int8 import Int8
 from qexport.quantization.schemes.scheme import SchemeResult
 
+logger = logging.getLogger(__name__)
 CALIBRATION_WINDOW = 512
 """Most tokens of a calibration window, BOS included; the model's context may allow fewer."""
 CALIBRATION_WINDOWS = 64
@@ -262,6 +264,8 @@ def apply_onnx(
     overwrite: bool = False,
 ) -> Artifact:
     scheme = _onnx_scheme(chosen)
+    if scheme.slow:
+        logger.warning("%s: %s", chosen.name, scheme.slow)
     graph = FloatGraph.read(parent)
     targets.check_target(graph.model, scheme.target, "the fp32 artifact", parent=True)
     selection = _select(chosen, selector, weight_nodes(graph.model))

@@ -130,7 +130,7 @@ _w4 = partial(Recipe, family="weight-only", colour="purple")
 _bnb4 = partial(Recipe, family="weight-only", colour="brown", nodes=BODY)
 _torch = partial(Recipe, family="torch", colour="ink")
 _bnb = partial(Recipe, family="bitsandbytes", colour="vermillion")
-_RTN8 = WeightOnly(bits=8, rounding=Rtn(), block_size=128, symmetric=False)
+_RTN8 = WeightOnly(bits=8, rounding=Rtn())
 
 _TABLE = (
     _float("fp32", Fp32(), "the exported model, the baseline of every ratio", making_s=12.0),
@@ -149,11 +149,11 @@ _TABLE = (
         colour="blue",
     ),
     Recipe("fp8", Fp8(), "FP8 E4M3 weights and activations", family="fp8", colour="sky"),
-    _w8("w8a16-rtn", _RTN8, "8-bit weights rounded to nearest, activations as they are"),
+    _w8("w8a16-rtn", _RTN8, "8-bit weights rounded to nearest, activations in 8 bits block by block on a CPU"),
     _w8(
         "w8a16-gptq",
         replace(_RTN8, rounding=Gptq()),
-        "8-bit weights by GPTQ, by calibration text",
+        "8-bit weights by GPTQ and smooth activations, by calibration text",
         rows=(),
         making_s=14.0,
     ),

@@ -19,7 +19,7 @@ ROWS = {
     "int8-dynamic": ("int8-dynamic", {}),
     "int8-static": ("int8-static", {}),
     "w8a16-rtn": ("w8a16-rtn", {}),
-    "w8a16-rtn-int8": ("w8a16-rtn", {"compute": "int8"}),
+    "w8a16-rtn-float": ("w8a16-rtn", {"compute": "float"}),
     "w4a16-rtn": ("w4a16-rtn", {}),
     "w4a16-gptq": ("w4a16-gptq", {}),
     "nf4": ("nf4", {}),

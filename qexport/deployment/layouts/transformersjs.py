@@ -52,10 +52,10 @@ def _refusal(artifact: Artifact) -> str:
             f"Transformers.js' build of onnxruntime-web has no GatherBlockQuantized, and the artifact {lookups}; make it "
             f"with --recipe {recipe} --target web, which leaves embeddings as they are"
         )
-    if artifact.manifest.settings.get("compute") == "int8":
+    if artifact.manifest.int8_compute:
         return (
-            "onnxruntime-web computes MatMulNBits in float whatever --compute int8 says, so its answers would be another "
-            f"model's; make it with --recipe {recipe} --target web"
+            "onnxruntime-web computes MatMulNBits in float and the artifact rounds activations, so its answers would be "
+            f"another model's; make it with --recipe {recipe} --target web"
         )
     return ""
 

@@ -37,6 +37,7 @@ class Cast:
     leaves_half: ClassVar[bool] = True
     engine: ClassVar[str] = "qexport"
     calibration: ClassVar[str] = ""
+    slow: ClassVar[str] = ""
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -43,6 +43,7 @@ WEIGHT_DTYPE = "float8e4m3fn"
 METHOD = "minmax"
 """The method of activation ranges. FP8 keeps small values beside a large one, so clipping the large one gains
 nothing."""
+SLOW = "CPUs have no FP8 kernels: a sentence takes 4 times fp32's time, and a token 9 times; take int8-static"
 _OPSET = 19
 """The first opset with FP8 in QuantizeLinear and DequantizeLinear."""
 _SUFFIX = "_fp8"
@@ -71,6 +72,11 @@ class Fp8:
     def needs(self) -> frozenset[Need]:
         """See :attr:`qexport.quantization.schemes.scheme.OnnxScheme.needs`."""
         return frozenset({"float8"})
+
+    @property
+    def slow(self) -> str:
+        """See :attr:`qexport.quantization.schemes.scheme.OnnxScheme.slow`."""
+        return SLOW if self.target == "cpu" else ""
 
     def configured(self, choices: Mapping[str, object]) -> Fp8:
         """See :meth:`qexport.quantization.schemes.scheme.OnnxScheme.configured`."""

@@ -126,6 +126,7 @@ class Int8:
     takes_nodes: ClassVar[bool] = True
     lookup: ClassVar[Need | None] = "lookups"
     leaves_half: ClassVar[bool] = False
+    slow: ClassVar[str] = ""
 
     @property
     def per_token(self) -> bool:

@@ -78,6 +78,10 @@ class OnnxScheme(Protocol):
     def calibration(self) -> str:
         """The methods that learn from calibration text, in the manifest's words; empty if the scheme needs no text."""
 
+    @property
+    def slow(self) -> str:
+        """The reason why the artifact is slower than fp32 on its target, with a remedy; empty if it is not."""
+
     def configured(self, choices: Mapping[str, object]) -> OnnxScheme:
         """This scheme with other values of some options.
 

@@ -1,4 +1,4 @@
-"""Weights in 4 or 8 bits with a scale for each block of inputs; activations are not quantized (W4A16, W8A16)."""
+"""Weights in 4 or 8 bits with a scale for each block of inputs (W4A16, W8A16); a CPU kernel may round activations."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from qexport.quantization import block_weights
 from qexport.quantization.calibration import require_windows
 from qexport.quantization.half import to_half
 from qexport.quantization.int8_check import require_nothing_besides
-from qexport.quantization.moments import moments
+from qexport.quantization.moments import Moments, moments
 from qexport.quantization.numerics.awq import awq_scale
 from qexport.quantization.numerics.blocks import Blocks, Grid, rtn
 from qexport.quantization.numerics.gptq import follow_float, gptq
 from qexport.quantization.numerics.hqq import hqq
-from qexport.quantization.rescale import groups, rescale
+from qexport.quantization.numerics.smooth import smoothing_scale
+from qexport.quantization.rescale import follows_norm, groups, rescale
 from qexport.quantization.schemes.scheme import Rewritten, Settings, refused_lookup, with_fields
 from qexport.quantization.side_by_side import SideBySide
 from qexport.quantization.targets import TARGETS, Need, Target
@@ -66,6 +67,13 @@ class Awq:
     """Scales up the weights of salient input channels before they are rounded to nearest."""
 
 
+STRENGTH = 0.5
+"""SmoothQuant's migration strength. On SmolLM2-135M in blocks of 32 the divergence from fp32 is 0.0063 nats without
+smoothing, 0.0030 with 0.5, and 0.0048 with 0.7."""
+SLOW = (
+    "the CPU's kernel for 8-bit weights and float activations takes 2.7 times fp32's time for a sentence and 7 times for "
+    "a token; leave --compute out"
+)
 Rounding = Rtn | Hqq | Gptq | Awq
 T = TypeVar("T")
 NAMES: Mapping[type[Rounding], str] = {Rtn: "rtn", Hqq: "hqq", Gptq: "gptq", Awq: "awq"}
@@ -80,8 +88,8 @@ class WeightOnly:
     block_size: Literal[16, 32, 64, 128] = 32
     symmetric: bool = True
     """True if the zero point is the middle of the grid; it is then not stored."""
-    compute: Literal["float", "int8"] = "float"
-    """The activations of the CPU kernel: floating point, or rounded to int8 block by block."""
+    compute: Literal["float", "int8"] | None = None
+    """The activations of the CPU kernel: floating point, or rounded to int8 block by block. None takes the quick one."""
     head_bits: Literal[4, 8] | None = None
     """Bits of the output head and of the table that it shares; None takes the bits of the body."""
     target: TargetName = "cpu"
@@ -119,6 +127,15 @@ class WeightOnly:
     @property
     def _for(self) -> Target:
         return TARGETS[self.target]
+
+    @property
+    def slow(self) -> str:
+        """See :attr:`qexport.quantization.schemes.scheme.OnnxScheme.slow`."""
+        return SLOW if self.target == "cpu" and self.compute == "float" and 8 in {self.bits, self.head_bits} else ""
+
+    def _compute(self, bits: int) -> str:
+        """The products of weights with so many bits. 8-bit weights have no quick kernel for float activations."""
+        return self.compute or ("int8" if bits == 8 and self.target == "cpu" else "float")
 
     def refusal(self, node: WeightNode) -> str:
         """See :meth:`qexport.quantization.schemes.scheme.OnnxScheme.refusal`."""
@@ -176,7 +193,7 @@ class WeightOnly:
             if self._for.onnx_only:
                 block_weights.emit_portable(model, node, name, task.grid)
             else:
-                block_weights.emit_matmul(model, node, name, task.grid, compute=self.compute)
+                block_weights.emit_matmul(model, node, name, task.grid, compute=self._compute(task.grid.bits))
         for node in task.lookups:
             block_weights.emit_lookup(model, node, name, task.grid)
 
@@ -186,9 +203,11 @@ class WeightOnly:
             "block_size": self.block_size,
             "symmetric": self.symmetric,
             "rounding": NAMES[type(self.rounding)],
-            "compute": self.compute,
+            "compute": self._compute(self.bits),
         }
-        return settings | ({"head_bits": self.head_bits} if self.head_bits else {})
+        if self.head_bits:
+            settings |= {"head_bits": self.head_bits, "head_compute": self._compute(self.head_bits)}
+        return settings
 
     def _rounded(self, model: ir.Model, plan: Mapping[str, _Task], tokens: TokenSet | None) -> Iterator[_Rounded]:
         """Round every weight of the plan. AWQ rescales the graph first; GPTQ leaves rounded weights in the graph."""
@@ -198,9 +217,11 @@ class WeightOnly:
             case Hqq():
                 yield from _each(model, plan, hqq)
             case Awq():
-                _rescale_salient(model, plan, _required(tokens))
+                _rescale(model, plan, _required(tokens), smooth=False)
                 yield from _each(model, plan, rtn)
             case Gptq() as rounding:
+                smooth = self.bits == 8 and self._compute(8) == "int8"
+                _rescale(model, plan, _required(tokens), smooth=smooth)
                 yield from _gptq(model, plan, _required(tokens), rounding)
 
     def _check(
@@ -224,8 +245,11 @@ class WeightOnly:
             read = found[name]
             if _digest(read.blocks, node.shape[1] if read.lookup else None) != digests[node.weight]:
                 raise ContractError(f"{name}: does not read the integers and scales that {node.weight} was rounded to")
-            if read.lookup != (node.role is Role.EMBEDDING) or (not read.lookup and read.compute != self.compute):
-                raise ContractError(f"{name}: computes in {read.compute or 'no'} arithmetic instead of {self.compute}")
+            compute = "" if node.role is Role.EMBEDDING else self._compute(plan[node.weight].grid.bits)
+            if read.compute != compute:
+                raise ContractError(
+                    f"{name}: computes in {read.compute or 'no'} arithmetic instead of {compute or 'none'}"
+                )
         return tuple(
             QuantizedNode(
                 name=name,
@@ -321,7 +345,6 @@ def _gptq(model: ir.Model, plan: Mapping[str, _Task], tokens: TokenSet, rounding
     Tables come first, so that the layers compensate their errors. A table that is only looked up meets no input and is
     rounded to nearest. A table that the head multiplies by too is rounded for both readers at once.
     """
-    _rescale_salient(model, plan, tokens)
     exact = model.clone()
     tables = [task for task in plan.values() if not task.transposed]
     stages = _stages(model, [task for task in plan.values() if task.transposed])
@@ -368,18 +391,37 @@ def _stages(model: ir.Model, tasks: Sequence[_Task]) -> dict[str, list[_Task]]:
     return stages
 
 
-def _rescale_salient(model: ir.Model, plan: Mapping[str, _Task], tokens: TokenSet) -> None:
-    """Scale the input channels of every group of MatMuls by AWQ's scales; the function of the graph does not change."""
+def _rescale(model: ir.Model, plan: Mapping[str, _Task], tokens: TokenSet, *, smooth: bool) -> None:
+    """Scale the input channels of groups of MatMuls; the function of the graph does not change.
+
+    Args:
+        model: the graph to change.
+        plan: the weights that will be rounded.
+        tokens: the calibration windows.
+        smooth: take SmoothQuant's scales behind norms, since activations are rounded, instead of AWQ's.
+    """
     found = groups(model, [node for task in plan.values() for node in task.matmuls])
+    if smooth:
+        found = [group for group in found if follows_norm(model, group, plan[group.weights[0]].columns)]
     walk = Walk(model.clone(), tokens, consume=True)
-    with progress.task("AWQ", total=len(found)) as advance:
+    with progress.task("scaling channels", total=len(found)) as advance:
         for group in found:
             rows = [plan[name].rows(model) for name in group.weights]
             seen = moments(walk, group.tensor)
-            scale = awq_scale(rows, plan[group.weights[0]].grid, seen.hessian, seen.magnitude)
+            if smooth:
+                scale = _smoothing(rows, seen)
+            else:
+                scale = awq_scale(rows, plan[group.weights[0]].grid, seen.hessian, seen.magnitude)
             if np.any(scale != 1):
                 rescale(model, group, scale)
             advance()
+
+
+def _smoothing(weights: Sequence[NDArray[np.float32]], seen: Moments) -> NDArray[np.float32]:
+    """SmoothQuant's scales by the RMS of each channel; the kernel gives each block of a token its own range."""
+    rms = np.sqrt(seen.hessian.diagonal()).astype(np.float32)
+    peaks = np.max([np.abs(weight).max(axis=0) for weight in weights], axis=0)
+    return smoothing_scale(rms, peaks, STRENGTH)
 
 
 def _require_close(name: str, weight: NDArray[np.float32], blocks: Blocks) -> None:

@@ -60,7 +60,7 @@ def with_rounded_floats(parent, emitted, folder):
 @pytest.mark.parametrize("block_size", [16, 32, 64, 128])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_the_kernels_compute_what_the_integers_stand_for(fp32, tmp_path, *, name, bits, block_size, symmetric):
-    quantize(fp32(name), tmp_path / "out", bits=bits, block_size=block_size, symmetric=symmetric)
+    quantize(fp32(name), tmp_path / "out", bits=bits, block_size=block_size, symmetric=symmetric, compute="float")
     emitted = tmp_path / "out" / "model.onnx"
     floats = with_rounded_floats(fp32(name), emitted, tmp_path / "floats")
     np.testing.assert_allclose(logits(emitted), logits(floats), atol=2e-5 * np.abs(logits(floats)).max())
@@ -127,6 +127,38 @@ def test_what_the_kernel_multiplies_is_in_the_file(fp32, tmp_path, compute):
     read = block_weights.packed_nodes(ir.load(tmp_path / "out" / "model.onnx"))
     assert {node.compute for node in read if not node.lookup} == {compute}
     assert result.settings["compute"] == compute
+
+
+@pytest.mark.parametrize(
+    ("bits", "head_bits", "target", "body", "head"),
+    [
+        (4, None, "cpu", "float", "float"),
+        (4, 8, "cpu", "float", "int8"),
+        (8, None, "cpu", "int8", "int8"),
+        (8, None, "cuda", "float", "float"),
+        (4, 8, "cuda", "float", "float"),
+    ],
+)
+def test_8_bit_weights_take_the_quick_kernel_of_the_cpu(fp32, tmp_path, *, bits, head_bits, target, body, head):
+    parent = fp32("gpt2", "optimum") if target == "cuda" else fp32("gpt2")
+    options = {"bits": bits, "head_bits": head_bits, "target": target}
+    selection, scheme, result = quantize(parent, tmp_path / "out", **options)
+    computes = {
+        node.node: node.compute for node in block_weights.packed_nodes(ir.load(tmp_path / "out" / "model.onnx"))
+    }
+    (tied,) = (node.name for node in selection.matmuls if node.tied)
+    assert computes.pop(tied) == head
+    assert set(computes.values()) == {body, ""}
+    assert result.settings["compute"] == body
+    assert result.settings.get("head_compute") == (head if head_bits else None)
+    assert scheme.slow == ""
+
+
+@pytest.mark.parametrize("options", [{"bits": 8}, {"bits": 4, "head_bits": 8}])
+def test_float_products_of_8_bit_weights_are_called_slow(options):
+    scheme = WeightOnly(rounding=Rtn(), compute="float", **options)
+    assert "leave --compute out" in scheme.slow
+    assert WeightOnly(rounding=Rtn(), bits=4, compute="float").slow == ""
 
 
 def test_the_head_can_have_more_bits_than_the_body(fp32, tmp_path):
