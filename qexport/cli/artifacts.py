@@ -11,7 +11,6 @@ import typer
 from qexport.cli import options
 from qexport.cli.printing import print_artifact, print_nodes, print_plan
 from qexport.cli.process import console_of, reporting_errors
-from qexport.core import MANIFEST_NAME, load_verified
 
 if TYPE_CHECKING:
     from qexport.core import Artifact
@@ -116,6 +115,8 @@ def _chosen(context: typer.Context) -> set[str]:
 
 def _quantized(model: str) -> Artifact | None:
     """The artifact in a folder, if nodes of it are quantized; None for a model, and for another artifact."""
+    from qexport.core import MANIFEST_NAME, load_verified
+
     if not (Path(model) / MANIFEST_NAME).is_file():
         return None
     artifact = load_verified(Path(model))

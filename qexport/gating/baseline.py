@@ -109,7 +109,8 @@ class FloatChannels(_Value):
     """The channels of all of these nodes together."""
 
     def __str__(self) -> str:
-        return f"{self.channels} in {self.nodes} nodes" if self.channels else ""
+        nodes = "node" if self.nodes == 1 else "nodes"
+        return f"{self.channels} in {self.nodes} {nodes}" if self.channels else ""
 
 
 class Structure(_Value):
