@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-deploy test-cpus fuzz check gate bench gpu clean
+.PHONY: help run test test-deploy test-cpus fuzz check gate gate-smollm2 bench gpu clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -86,6 +86,13 @@ check: $(VENV)/.installed-dev
 gate: $(VENV)/.installed
 	$(BIN)/qexport --quiet compare models/reference.toml --metrics disk_bytes --keep-artifacts --overwrite -o runs/gate
 	$(BIN)/qexport --quiet gate runs/gate/artifacts/* --baseline .ci/gate.json $(ARGS)
+
+## gate-smollm2  a real model with outliers in INT8, held to the budgets in .ci/gate-smollm2.toml; takes minutes
+gate-smollm2: $(VENV)/.installed-smollm2
+	$(BIN)/qexport --quiet export smollm2 --overwrite -o runs/gate-smollm2/fp32
+	$(BIN)/qexport --quiet quantize runs/gate-smollm2/fp32 --recipe int8-dynamic --overwrite -o runs/gate-smollm2/int8-dynamic
+	$(BIN)/qexport --quiet quantize runs/gate-smollm2/fp32 --recipe int8-static --overwrite -o runs/gate-smollm2/int8-static
+	$(BIN)/qexport --quiet gate runs/gate-smollm2/* --config .ci/gate-smollm2.toml --baseline .ci/gate-smollm2.json $(ARGS)
 
 ## bench   side-by-side runs against the peers
 bench: $(VENV)/.installed

@@ -77,3 +77,32 @@ def fp32(exported, tmp_path_factory) -> Callable[..., Artifact]:
         return load_artifact(folder)
 
     return wrap
+
+
+@pytest.fixture(scope="session")
+def outlier_twin(tiny, tmp_path_factory) -> Artifact:
+    """A tiny llama with activation outliers as an fp32 artifact, which must not be written to."""
+    from qexport import exporting
+    from qexport.inputs.models import locate_model
+    from tests.outliers import save_outlier_twin
+
+    folder = tmp_path_factory.mktemp("twin")
+    source = save_outlier_twin(tiny("llama"), folder / "source")
+    return exporting.export_source(locate_model(source), folder / "fp32", "fused")
+
+
+@pytest.fixture(scope="session")
+def per_token_twin(outlier_twin, tmp_path_factory) -> Callable[..., Artifact]:
+    """``per_token_twin(channels=True)`` is that model in INT8 with ranges per token; ``channels`` keeps its outliers in
+    float. The artifacts are in folders of one name, and must not be written to."""
+
+    @cache
+    def made(*, channels: bool) -> Artifact:
+        from qexport import quantization
+
+        # Smoothing would take the outliers away, and no channel would stay.
+        options = {"engine": "ort", "per_token": True, "smooth": False, "outlier_channels": channels}
+        folder = tmp_path_factory.mktemp("per-token") / "int8"
+        return quantization.quantize(str(outlier_twin.path), folder, recipe_name="int8-dynamic", options=options)
+
+    return made

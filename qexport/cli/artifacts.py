@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qexport.cli import options
-from qexport.cli.printing import print_artifact, print_plan
+from qexport.cli.printing import print_artifact, print_nodes, print_plan
 from qexport.cli.process import console_of, reporting_errors
 
 if TYPE_CHECKING:
+    from qexport.core import Artifact
     from qexport.quantization import Recipe
 
 
@@ -70,6 +71,7 @@ def recipes(as_json: options.JsonOption = False) -> None:
 
 
 def nodes(
+    context: typer.Context,
     model: options.ArtifactArgument,
     nodes: options.NodesOption = None,
     include: options.IncludeOption = None,
@@ -81,10 +83,16 @@ def nodes(
     trust_remote_code: options.RemoteOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Show the nodes of a selection, and their bytes before and after a recipe."""
+    """Show the nodes of a selection, and their bytes before and after a recipe.
+
+    An artifact that is quantized shows its own nodes: per tensor or per token, and the channels in float.
+    """
     with reporting_errors():
         from qexport import api
 
+        if not _chosen(context) and (made := _quantized(model)) is not None:
+            print_nodes(made, as_json=as_json)
+            return
         plan = api.nodes(
             model,
             nodes=nodes,
@@ -97,6 +105,22 @@ def nodes(
             trust_remote_code=trust_remote_code,
         )
         print_plan(plan, as_json=as_json)
+
+
+def _chosen(context: typer.Context) -> set[str]:
+    """The options that the user gave, beside the form of the output."""
+    sources = {name: context.get_parameter_source(name) for name in context.params.keys() - {"model", "as_json"}}
+    return {name for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
+
+
+def _quantized(model: str) -> Artifact | None:
+    """The artifact in a folder, if nodes of it are quantized; None for a model, and for another artifact."""
+    from qexport.core import MANIFEST_NAME, load_verified
+
+    if not (Path(model) / MANIFEST_NAME).is_file():
+        return None
+    artifact = load_verified(Path(model))
+    return artifact if artifact.manifest.quantized else None
 
 
 def quantize(

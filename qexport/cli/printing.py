@@ -140,6 +140,34 @@ def print_verification(found: Verification, *, as_json: bool) -> None:
         console.print(f"  {each.state}: {each.path}" + (f"  {origin}" if origin else ""), highlight=False)
 
 
+def print_nodes(artifact: Artifact, *, as_json: bool) -> None:
+    """Print the nodes of a quantized artifact, with the form of each node's activation."""
+    manifest = artifact.manifest
+    roles = {node.name: node.role for node in manifest.selection.nodes} if manifest.selection is not None else {}
+    if as_json:
+        rows = [node.model_dump(mode="json") | {"role": roles.get(node.name, "")} for node in manifest.quantized]
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    from rich.table import Table
+
+    # LLM.int8 of bitsandbytes has a range for each token too, except for its outliers, which it finds in each batch.
+    tensor = "per tensor, " if manifest.kind == "onnx" else ""
+    words = {"none": "float", "per-token": "per token"}
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("node", overflow="fold")
+    for heading in ("role", "weight", "activation"):
+        table.add_column(heading)
+    table.add_column("channels in float", justify="right")
+    for node in manifest.quantized:
+        activation = words.get(node.activation, f"{tensor}{node.activation}")
+        weight = f"{node.weight_dtype} {node.grain}"
+        table.add_row(node.name, roles.get(node.name, ""), weight, activation, f"{len(node.float_channels)}")
+    table.add_section()
+    channels = sum(len(node.float_channels) for node in manifest.quantized)
+    table.add_row(f"{len(manifest.quantized)} nodes", "", "", "", f"{channels}")
+    console_of(stderr=False).print(table)
+
+
 def print_plan(plan: Plan, *, as_json: bool) -> None:
     rows = [
         {

@@ -78,6 +78,13 @@ class QuantizedNode(_Value):
     block_size: int | None = None
     """Number of weights that share a scale if that is a block; None if it is a channel or the whole weight."""
 
+    @property
+    def grain(self) -> str:
+        """The weights that share a scale, in words."""
+        if self.block_size:
+            return f"blocks of {self.block_size}"
+        return "per channel" if self.per_channel else "per tensor"
+
 
 class CalibrationInfo(_Value):
     """The source of the activation ranges."""

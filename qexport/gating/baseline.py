@@ -6,7 +6,7 @@ windows. Format history:
 
 1: first version.
 2: ``cpus`` in place of one machine; a row has a digest, the class of the kernels that gave its samples, and samples of
-   other classes.
+   other classes. A structure may count channels in float; files from before that have no such count.
 """
 
 from __future__ import annotations
@@ -100,6 +100,19 @@ class StoredFeed(_Value):
     """Scored tokens of each sequence."""
 
 
+class FloatChannels(_Value):
+    """The channels that an artifact multiplies in float, beside the integers."""
+
+    nodes: int
+    """The number of nodes that have such channels."""
+    channels: int
+    """The channels of all of these nodes together."""
+
+    def __str__(self) -> str:
+        nodes = "node" if self.nodes == 1 else "nodes"
+        return f"{self.channels} in {self.nodes} {nodes}" if self.channels else ""
+
+
 class Structure(_Value):
     """The properties of an artifact that two artifacts of a row must share."""
 
@@ -111,6 +124,8 @@ class Structure(_Value):
     """Digest of the calibration tokens."""
     quantized: dict[str, Names] = {}
     """Nodes by their quantization: ``int8 per channel, static activations``."""
+    float_channels: FloatChannels | None = None
+    """None if no activation is rounded, and in a baseline that was written before channels were counted."""
 
 
 class Ran(_Value):
@@ -242,13 +257,18 @@ def structure_of(artifact: Artifact) -> Structure:
         engine=manifest.engine,
         calibration=manifest.calibration.tokens_sha256 if manifest.calibration else "",
         quantized={kind: tuple(sorted(names)) for kind, names in kinds.items()},
+        float_channels=_float_channels(manifest.quantized),
     )
 
 
+def _float_channels(quantized: Iterable[QuantizedNode]) -> FloatChannels | None:
+    counts = [len(node.float_channels) for node in quantized if node.activation != "none"]
+    return FloatChannels(nodes=sum(map(bool, counts)), channels=sum(counts)) if counts else None
+
+
 def _kind(node: QuantizedNode) -> str:
-    grain = f"blocks of {node.block_size}" if node.block_size else "per channel" if node.per_channel else "per tensor"
     activations = "" if node.activation == "none" else f", {node.activation} activations"
-    return f"{node.weight_dtype} {grain}{activations}"
+    return f"{node.weight_dtype} {node.grain}{activations}"
 
 
 def stored_samples(record: Measurement) -> tuple[float, ...]:

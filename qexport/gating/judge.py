@@ -133,6 +133,8 @@ class Judge:
             "engine": (now.engine, row.structure.engine),
             "calibration text": (now.calibration[:12], row.structure.calibration[:12]),
         }
+        if row.structure.float_channels is not None:
+            pairs["channels in float"] = (str(now.float_channels or ""), str(row.structure.float_channels))
         if ran.providers and before is not None and before.ran.providers:
             pairs["providers"] = (", ".join(ran.providers), ", ".join(before.ran.providers))
             pairs["kernels that ran"] = (_counts(ran.kernels), _counts(before.ran.kernels))

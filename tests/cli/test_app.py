@@ -91,6 +91,27 @@ def test_without_json_a_person_reads_the_result(art, tmp_path):
     assert "transformer.h.1.mlp.c_proj/MatMul" in plan
 
 
+def test_nodes_of_a_quantized_artifact_have_forms(per_token_twin):
+    artifact = per_token_twin(channels=True)
+    shown = qexport("nodes", artifact.path).stdout
+    kept = {node.name: node.float_channels for node in artifact.manifest.quantized}
+    (line,) = (line for line in shown.splitlines() if "layers.0.mlp.up_proj" in line)
+    name, *form, count = line.split()
+    assert " ".join(form) == "mlp int8 per channel per token"
+    assert int(count) == len(kept[name]) > 0
+    assert shown.splitlines()[-1].split() == [f"{len(kept)}", "nodes", f"{sum(map(len, kept.values()))}"]
+
+    rows = json.loads(qexport("nodes", artifact.path, "--json").stdout)
+    assert {row["name"]: tuple(row["float_channels"]) for row in rows} == kept
+    assert {row["role"] for row in rows} == {"embedding", "attention", "mlp", "lm-head"}
+
+
+@pytest.mark.parametrize("words", [("--nodes", "mlp"), ("--recipe", "int8-static"), ("--exporter", "fused")])
+def test_a_quantized_artifact_takes_no_other_choice_of_nodes(per_token_twin, words):
+    path = per_token_twin(channels=True).path
+    assert "is quantized already (int8-dynamic); start from an fp32 artifact" in failure("nodes", path, *words)
+
+
 def test_compare_writes_the_report_and_prints_the_table(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evaluation.txt").write_text(WORDS)

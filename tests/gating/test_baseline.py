@@ -20,6 +20,7 @@ from qexport.core.record import Measurement
 from qexport.gating.baseline import (
     Baseline,
     Cpu,
+    FloatChannels,
     Ran,
     StoredFeed,
     StoredRow,
@@ -247,7 +248,7 @@ def test_what_a_manifest_says_is_kept_without_its_place(tmp_path, path):
         engine="ort",
         selection=SelectionInfo(rules="--nodes attention", nodes=()),
         quantized=(
-            node("h.1.b"),
+            node("h.1.b", float_channels=(2, 5, 7)),
             node("h.0.b"),
             node("lm_head", activation="none", per_channel=False),
             node("wte", weight_dtype="int4", activation="none", per_channel=False, block_size=32),
@@ -269,6 +270,7 @@ def test_what_a_manifest_says_is_kept_without_its_place(tmp_path, path):
             "int8 per tensor": ("lm_head",),
             "int4 blocks of 32": ("wte",),
         },
+        float_channels=FloatChannels(nodes=1, channels=3),
     )
     found = again(path, with_rows({"mine": StoredRow(structure=structure, samples={"disk_bytes": (1.0,)})}))
     assert found.rows["mine"].structure == structure

@@ -511,6 +511,23 @@ def test_an_artifact_as_it_was(structure):
 DYNAMIC = "int8 per channel, dynamic activations"
 
 
+@pytest.mark.parametrize(
+    ("before", "message"),
+    [
+        ({"nodes": 24, "channels": 360}, "channels in float: none, in the baseline 360 in 24 nodes"),
+        ({"nodes": 1, "channels": 4}, "channels in float: none, in the baseline 4 in 1 node"),
+        ({"nodes": 0, "channels": 0}, None),
+        (None, None),
+    ],
+)
+def test_channels_in_float_that_are_gone(structure, before, message):
+    found = structure(lambda was: was.update(float_channels=before))
+    if message is None:
+        assert found.row().outcome == "pass"
+    else:
+        assert unlike(found, "channels in float") == message
+
+
 def test_nodes_that_are_no_longer_quantized(structure):
     names = [["transformer.h.", 2, 4, ".attn.c_attn/MatMul"], "transformer.h.2.mlp/MatMul"]
     message = unlike(structure(lambda was: was["quantized"][DYNAMIC].extend(names)), "quantized nodes")

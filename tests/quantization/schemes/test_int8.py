@@ -18,7 +18,6 @@ from qexport.quantization.numerics.grid import quantize_channels as real
 from qexport.quantization.schemes import int8
 from qexport.quantization.schemes.int8 import Dynamic, Int8, Static, WeightGrid
 from qexport.runtime.onnx_session import OrtSession
-from tests.outliers import save_outlier_twin
 from tests.rewritten import apply
 
 ARCHITECTURES = ("gpt2", "llama", "mistral", "qwen2", "phi3")
@@ -42,16 +41,6 @@ does not."""
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path_factory.getbasetemp() / "cache-of-int8"))
-
-
-@pytest.fixture(scope="module")
-def outlier_twin(tiny, tmp_path_factory):
-    from qexport import exporting
-    from qexport.inputs.models import locate_model
-
-    folder = tmp_path_factory.mktemp("twin")
-    source = save_outlier_twin(tiny("llama"), folder / "source")
-    return exporting.export_source(locate_model(source), folder / "fp32", "fused")
 
 
 def calibration_tokens():
