@@ -8,7 +8,7 @@ from pathlib import Path
 from qexport.core import InputError
 
 EVALUATION_TEXT = "calibration/evaluation.jsonl"
-CALIBRATION_TEXT = "calibration/calibration.jsonl"
+CALIBRATION_TEXT = "calibration/general.jsonl"
 PROMPTS = "calibration/prompts.txt"
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")

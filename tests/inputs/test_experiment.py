@@ -36,7 +36,7 @@ def test_the_least_that_makes_an_experiment(write):
     assert experiment.model == "gpt2"
     assert [(row.recipe, row.nodes) for row in experiment.rows] == [("fp32", None)]
     assert experiment.evaluation_path == bundled("calibration/evaluation.jsonl")
-    assert experiment.calibration_path == bundled("calibration/calibration.jsonl")
+    assert experiment.calibration_path == bundled("calibration/general.jsonl")
     assert experiment.published_for(experiment.rows[0], "weight_bytes") is None
 
 
@@ -47,7 +47,7 @@ def test_paths_are_relative_to_the_file(write, tmp_path, monkeypatch):
     experiment = load_experiment(path)
     assert experiment.model == str(tmp_path / "mine")
     assert experiment.evaluation_path == tmp_path / "my.txt"
-    assert experiment.calibration_path == bundled("calibration/calibration.jsonl")
+    assert experiment.calibration_path == bundled("calibration/general.jsonl")
 
 
 @pytest.mark.parametrize(
