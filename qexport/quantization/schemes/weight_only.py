@@ -134,7 +134,7 @@ class WeightOnly:
         return SLOW if self.target == "cpu" and self.compute == "float" and 8 in {self.bits, self.head_bits} else ""
 
     def _compute(self, bits: int) -> str:
-        """The products of weights with so many bits. 8-bit weights have no quick kernel for float activations."""
+        """The activations that weights of ``bits`` meet. 8-bit weights have no quick kernel for float activations."""
         return self.compute or ("int8" if bits == 8 and self.target == "cpu" else "float")
 
     def refusal(self, node: WeightNode) -> str:
