@@ -15,7 +15,7 @@ from qexport.core import progress
 from qexport.measurement.cpu_load import Meter
 from qexport.measurement.distributions import DRAWN_LOGITS, TOP_LOGITS, Kept, Scored, distances
 
-ROUNDS, WARM_UPS = 15, 1
+ROUNDS, WARM_UPS = 11, 1
 SENTENCE_TOKENS, PAST_TOKENS, STEPS = 32, 64, 8
 
 

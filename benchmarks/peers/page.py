@@ -96,8 +96,9 @@ _METHOD = """## Method
   quartiles. Rounds go through all rows in turn. Each row has two threads and a process of its own.
 * **Memory** is the peak of a fresh process that loads the model and runs one sentence, libraries included.
 * **Calibration**: each tool that calibrates reads the windows of qexport's default calibration text. onnxruntime,
-  neural-compressor and onnxsim start from Optimum's graph after `onnxruntime.quantization.preprocess`, and the first 16
-  tokens of a window reach them as the past.
+  neural-compressor and onnxsim start from Optimum's graph after `onnxruntime.quantization.preprocess`. The first 16
+  tokens of a window reach them as the past. Two of them fail on windows of different lengths, so all three get windows
+  of one length, without the shortest quarter.
 * llama.cpp keeps keys and values in float16 and rounds activations to 8 bits, by default. Its GGUF files hold the
   tokenizer, which is 2 MB.
 * bitsandbytes runs in PyTorch. onnxruntime-genai's builder rounds the head to 4 bits too, by default.
@@ -151,7 +152,7 @@ def _verdicts(results: Sequence[Result]) -> Iterator[str]:
     for measure, (words, form) in MEASURES.items():
         best = min(rounded, key=lambda each: each.measures[measure])
         line = f"* {words}: **{best.label}**, {form.format(best.measures[measure])}"
-        if not best.is_ours:
+        if ours and not best.is_ours:
             own = min(ours, key=lambda each: each.measures[measure])
             line += f"; the best of qexport is {own.settings}, {form.format(own.measures[measure])}"
         yield f"{line}."

@@ -101,6 +101,8 @@ def _bitsandbytes(kind: str) -> Row:
 
 
 BASELINE = Row(tool=OURS, settings="fp32", folder="{fp32}")
+_MATMULS = {"op_types_to_quantize": ["MatMul"], "per_channel": True}
+_FLOAT = {"weight": {"dtype": ["fp32"]}, "activation": {"dtype": ["fp32"]}}
 _SMOOTH = {"recipes": {"smooth_quant": True, "smooth_quant_args": {"alpha": 0.5}}}
 
 ROWS = (
@@ -114,15 +116,11 @@ ROWS = (
     _ort("dynamic", "defaults"),
     _ort("dynamic", "per channel", per_channel=True),
     _ort("static", "defaults"),
-    _ort(
-        "static",
-        "MatMul, per channel, percentile",
-        op_types_to_quantize=["MatMul"],
-        per_channel=True,
-        calibrate_method="Percentile",
-    ),
+    _ort("static", "MatMul, per channel", **_MATMULS),
+    _ort("static", "MatMul, per channel, percentile", **_MATMULS, calibrate_method="Percentile"),
     _inc("dynamic", approach="dynamic"),
     _inc("static, SmoothQuant 0.5", approach="static", **_SMOOTH),
+    _inc("static, SmoothQuant 0.5, MatMul", approach="static", **_SMOOTH, op_type_dict={"^((?!MatMul).)*$": _FLOAT}),
     Row(
         tool="onnxruntime-genai",
         settings="int4",

@@ -12,7 +12,7 @@ from benchmarks.trained import DATA
 from qexport import quantization
 from qexport.inputs import EVALUATION_TEXT, ModelSource, bundled, load_text, load_tokenizer, make_windows
 
-WINDOW, WINDOWS = 256, 24
+WINDOW, WINDOWS = 256, 16
 WIKITEXT = DATA / "text" / "wikitext-2-valid.txt"
 
 

@@ -17,6 +17,7 @@ from tests.deploy.clients.install import CACHE
 CLIENTS = CACHE / "qexport-bench"
 INSTALL = "python -m benchmarks.peers.clients.install"
 _LONGEST_S = 900
+_LONGEST_REASON = 320
 _MODEL_FILES = re.compile(r".*\.(onnx|data|gguf|safetensors)")
 
 
@@ -47,7 +48,8 @@ def reason_of(log: Path, code: int) -> str:
     """The line of a log that names the error of a process."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b|error\b", line)]
-    return f"{(errors or lines or ['no message'])[-1][:200]} (exit code {code})"
+    line = re.sub(r"/[\w./-]+/", "", (errors or lines or ["no message"])[-1])  # folders differ from run to run
+    return f"{line[:_LONGEST_REASON]} (exit code {code})"
 
 
 class Workshop:

@@ -8,11 +8,15 @@ An environment of the same settings stays.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 from benchmarks.peers.workshop import CLIENTS
 from tests.deploy.clients.install import main
 
+HERE = Path(__file__).resolve().parent
+
 if __name__ == "__main__":
-    main(sys.argv[1:], here=Path(__file__).resolve().parent, clients=CLIENTS)
+    os.environ["PEERS_CLIENTS"] = str(HERE)  # llama.txt names a file beside it
+    main(sys.argv[1:], here=HERE, clients=CLIENTS)

@@ -17,6 +17,8 @@ class InLlama:
         self.version = f"llama-cpp-python {version('llama-cpp-python')}"
         file = str(next(path.glob("*.gguf"))).encode()
         self._model = llama_cpp.llama_model_load_from_file(file, llama_cpp.llama_model_default_params())
+        if not self._model:
+            raise RuntimeError(f"{path}: llama.cpp cannot load it")
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx = settings.n_batch = settings.n_ubatch = CAPACITY
         settings.n_threads = settings.n_threads_batch = THREADS
