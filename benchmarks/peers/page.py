@@ -21,8 +21,8 @@ TEXTS = {"bundled": "the bundled text", "wikitext": "WikiText-2"}
 MEASURES: Mapping[str, tuple[str, str]] = {
     "divergence": ("Closest to fp32", "{:.4f} nats"),
     "megabytes": ("Smallest files", "{:.1f} MB"),
-    "sentence": ("Fastest sentence", "{:.2f} of fp32's time"),
-    "token": ("Fastest token", "{:.2f} of fp32's time"),
+    "sentence_s": ("Fastest sentence", "{:.2f} of fp32's time"),
+    "token_s": ("Fastest token", "{:.2f} of fp32's time"),
 }
 """The measures that rows are compared by, less is better: the words, and the form of a value."""
 
@@ -39,7 +39,7 @@ class Result:
     divergences: dict[str, stats.Interval]
     """Mean divergence from fp32 in nats, by text."""
     times: dict[str, tuple[float, float, float]]
-    """Quartiles of the paired ratios to fp32's time, the median in the middle; by kind."""
+    """Quartiles of the paired ratios to fp32's time, the median in the middle; by kind. Empty if the run was not timed."""
 
     @property
     def label(self) -> str:
@@ -55,8 +55,7 @@ class Result:
         return {
             "divergence": statistics.mean(each.value for each in self.divergences.values()),
             "megabytes": self.record["model_bytes"] / 1e6,
-            "sentence": self.times["sentence_s"][1],
-            "token": self.times["token_s"][1],
+            **{kind: quartiles[1] for kind, quartiles in self.times.items()},
         }
 
 
@@ -107,26 +106,33 @@ _METHOD = """## Method
 
 def _conditions(run: dict[str, Any], records: Sequence[dict[str, Any]], results: Sequence[Result]) -> str:
     names = {each.record["version"] for each in results if not each.is_ours}
-    loads = {name: record[name][0] for record in records for name in ("load_before", "load_after") if name in record}
-    share = max((record["share_of_others"] for record in records if "share_of_others" in record), default=0.0)
     windows = ", ".join(f"{count} of {TEXTS[name]}" for name, (count, _) in run["windows"].items())
     (size,) = {size for _, size in run["windows"].values()}
     return (
         f"`python benchmarks/run.py peers` on {run['cpu']} ({', '.join(run['isa'])}), {run['cores']} cores, "
         f"{run['system']}, Python {run['python']}, {run['date']}; "
         + ", ".join(f"{name} {number}" for name, number in run["versions"].items())
-        + f"; {', '.join(sorted(names))}. Windows of {size} tokens: {windows}. While times were taken, other processes used "
-        f"{100 * share:.0f} % of the processors, and the load was {loads['load_before']:.1f} before and "
-        f"{loads['load_after']:.1f} after."
+        + f"; {', '.join(sorted(names))}. Windows of {size} tokens: {windows}. {_load(records)}"
+    )
+
+
+def _load(records: Sequence[dict[str, Any]]) -> str:
+    loads = {name: record[name][0] for record in records for name in ("load_before", "load_after") if name in record}
+    if len(loads) < 2:
+        return "No times were taken in this run."
+    share = max(record["share_of_others"] for record in records if "share_of_others" in record)
+    return (
+        f"While times were taken, other processes used {100 * share:.0f} % of the processors, and the load was "
+        f"{loads['load_before']:.1f} before and {loads['load_after']:.1f} after."
     )
 
 
 def _results(records: Sequence[dict[str, Any]]) -> Iterator[Result]:
     measured = {record["row"]: record for record in records if "quality" in record}
     times = {record["times"]: record for record in records if "sentence_s" in record}
-    base, base_times = measured[BASELINE.label], times[BASELINE.label]
+    base, base_times = measured[BASELINE.label], times.get(BASELINE.label)
     for label, record in measured.items():
-        if label not in times:
+        if base_times and label not in times:
             continue
         quality = record["quality"]
         yield Result(
@@ -141,6 +147,7 @@ def _results(records: Sequence[dict[str, Any]]) -> Iterator[Result]:
             times={
                 kind: tuple(np.quantile(np.divide(times[label][kind], base_times[kind]), [0.25, 0.5, 0.75]))
                 for kind in ("sentence_s", "token_s")
+                if base_times
             },
         )
 
@@ -149,14 +156,15 @@ def _verdicts(results: Sequence[Result]) -> Iterator[str]:
     """The best row of each measure, and for each peer the row of qexport that is at least as good in all, if any."""
     rounded = [each for each in results if each.label != BASELINE.label and not _is_float(each)]
     ours = [each for each in rounded if each.is_ours]
-    for measure, (words, form) in MEASURES.items():
+    measures = rounded[0].measures
+    for measure, (words, form) in ((name, row) for name, row in MEASURES.items() if name in measures):
         best = min(rounded, key=lambda each: each.measures[measure])
         line = f"* {words}: **{best.label}**, {form.format(best.measures[measure])}"
         if ours and not best.is_ours:
             own = min(ours, key=lambda each: each.measures[measure])
             line += f"; the best of qexport is {own.settings}, {form.format(own.measures[measure])}"
         yield f"{line}."
-    yield from ("", "A row beats another where it is at least as good in all four measures.", "")
+    yield from ("", "A row beats another where it is at least as good in all of these measures.", "")
     for peer in (each for each in rounded if not each.is_ours):
         better = [each.settings for each in ours if _at_least_as_good(each, peer)]
         if better:
@@ -172,7 +180,7 @@ def _is_float(result: Result) -> bool:
 
 
 def _at_least_as_good(one: Result, other: Result) -> bool:
-    return all(one.measures[measure] <= other.measures[measure] for measure in MEASURES)
+    return all(value <= other.measures[measure] for measure, value in one.measures.items())
 
 
 def _quality(results: Sequence[Result], texts: Sequence[str]) -> Iterator[str]:
@@ -192,7 +200,7 @@ def _times(results: Sequence[Result]) -> Iterator[str]:
     yield "| tool | settings | runs in | sentence | token | memory, MB | made in, s |"
     yield "|---|---|---|---:|---:|---:|---:|"
     for each in results:
-        sentence, token = (_quartiles(each.times[kind]) for kind in ("sentence_s", "token_s"))
+        sentence, token = (_quartiles(each.times.get(kind)) for kind in ("sentence_s", "token_s"))
         memory, made = each.record["peak_rss_bytes"] / 1e6, each.record["made_s"]
         yield (
             f"| {each.tool} | {each.settings} | {each.record['version']} | {sentence} | {token} | {memory:.0f} | "
@@ -211,7 +219,9 @@ def _interval(interval: stats.Interval, digits: int) -> str:
     return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
 
-def _quartiles(values: tuple[float, float, float]) -> str:
+def _quartiles(values: tuple[float, float, float] | None) -> str:
+    if values is None:
+        return "-"
     low, middle, high = values
     return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
 
