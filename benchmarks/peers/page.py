@@ -97,7 +97,7 @@ _METHOD = """## Method
 * **Calibration**: each tool that calibrates reads the windows of qexport's default calibration text. onnxruntime,
   neural-compressor and onnxsim start from Optimum's graph after `onnxruntime.quantization.preprocess`. The first 16
   tokens of a window reach them as the past. Two of them fail on windows of different lengths, so all three get windows
-  of one length, without the shortest quarter.
+  of one length, without the shortest quarter. onnxsim gets eight of them, which is its own number.
 * llama.cpp keeps keys and values in float16 and rounds activations to 8 bits, by default. Its GGUF files hold the
   tokenizer, which is 2 MB.
 * bitsandbytes runs in PyTorch. onnxruntime-genai's builder rounds the head to 4 bits too, by default.
