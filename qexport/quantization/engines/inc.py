@@ -94,7 +94,7 @@ def _parameters(span: Range, *, symmetric: bool) -> list[Any]:
 @contextlib.contextmanager
 def _neural_compressor() -> Iterator[tuple[Any, Any]]:
     """Import neural-compressor's quantizer. It needs the module ``onnx.mapping``, which onnx removed in 1.19."""
-    with _onnx_mapping(), warnings.catch_warnings():
+    with onnx_mapping(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             from neural_compressor.adaptor.ox_utils.quantizer import Quantizer
@@ -109,7 +109,7 @@ def _neural_compressor() -> Iterator[tuple[Any, Any]]:
 
 
 @contextlib.contextmanager
-def _onnx_mapping() -> Iterator[None]:
+def onnx_mapping() -> Iterator[None]:
     import onnx
 
     if hasattr(onnx, "mapping"):

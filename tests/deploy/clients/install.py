@@ -28,25 +28,31 @@ NOTE = "client.json"
 """Beside what was installed: the digest of what was asked, and the reason where it failed."""
 
 
-def main(names: list[str]) -> None:
-    known = {path.stem for path in HERE.glob("*.txt")} | {path.parent.name for path in HERE.glob("*/package.json")}
+def main(names: list[str], *, here: Path = HERE, clients: Path = CLIENTS) -> None:
+    known = {path.stem for path in here.glob("*.txt")} | {path.parent.name for path in here.glob("*/package.json")}
     if unknown := sorted(set(names) - known):
         sys.exit(f"no such client: {', '.join(unknown)}; known: {', '.join(sorted(known))}")
     asked = names or sorted(known)
     with ThreadPoolExecutor(2) as pool:
-        reasons = pool.map(install, asked)
+        reasons = pool.map(lambda name: install(name, here=here, clients=clients), asked)
     for name, reason in zip(asked, reasons, strict=True):
         print(f"{name}: {f'could not be installed: {reason}' if reason else 'installed'}", flush=True)
 
 
-def install(name: str) -> str:
-    """Install one client unless it is there as asked; the reason where that fails, or nothing."""
-    python_file, node = HERE / f"{name}.txt", HERE / name
+def install(name: str, *, here: Path = HERE, clients: Path = CLIENTS) -> str:
+    """Install one client unless it is there as asked; the reason where that fails, or nothing.
+
+    Args:
+        name: the client.
+        here: the folder that says what is asked.
+        clients: the folder to install into.
+    """
+    python_file, node = here / f"{name}.txt", here / name
     sources = [python_file] if python_file.is_file() else [node / "package.json", node / "package-lock.json"]
     asked = hashlib.sha256(b"".join([sys.version.encode(), *(path.read_bytes() for path in sources)])).hexdigest()
-    folder = CLIENTS / name
-    CLIENTS.mkdir(parents=True, exist_ok=True)
-    with FileLock(CLIENTS / f"{name}.lock"):  # several checkouts may share the folder
+    folder = clients / name
+    clients.mkdir(parents=True, exist_ok=True)
+    with FileLock(clients / f"{name}.lock"):  # several checkouts may share the folder
         return _install(sources, folder, asked)
 
 
