@@ -25,6 +25,8 @@ MEASURES: Mapping[str, tuple[str, str]] = {
     "token_s": ("Fastest token", "{:.2f} of fp32's time"),
 }
 """The measures that rows are compared by, less is better: the words, and the form of a value."""
+_LARGE = 100
+"""A figure from which decimals say nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +192,7 @@ def _quality(results: Sequence[Result], texts: Sequence[str]) -> Iterator[str]:
     for each in results:
         cells = []
         for name in texts:
-            cells += [_interval(each.ratios[name], 4), _interval(each.divergences[name], 4)]
+            cells += [_interval(each.ratios[name]), _interval(each.divergences[name])]
         if each.label == BASELINE.label:
             cells = ["1", "0"] * len(texts)
         yield f"| {each.tool} | {each.settings} | {each.measures['megabytes']:.1f} | {' | '.join(cells)} |"
@@ -215,8 +217,11 @@ def _skipped(records: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield "Every row was measured."
 
 
-def _interval(interval: stats.Interval, digits: int) -> str:
-    return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+def _interval(interval: stats.Interval) -> str:
+    value, low, high = (
+        f"{each:.4f}" if each < _LARGE else f"{each:.2g}" for each in (interval.value, interval.low, interval.high)
+    )
+    return f"{value} [{low}, {high}]"
 
 
 def _quartiles(values: tuple[float, float, float] | None) -> str:
