@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.rows import BASELINE, OURS
+from benchmarks.peers.rows import BASELINE, Name
 from benchmarks.trained import ROOT
 from qexport.core import stats
 
@@ -30,11 +30,9 @@ _LARGE = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(Name):
     """The figures of one row."""
 
-    tool: str
-    settings: str
     record: dict[str, Any]
     ratios: dict[str, stats.Interval]
     """Of perplexity to fp32, by text."""
@@ -42,14 +40,6 @@ class Result:
     """Mean divergence from fp32 in nats, by text."""
     times: dict[str, tuple[float, float, float]]
     """Quartiles of the paired ratios to fp32's time, the median in the middle; by kind. Empty if the run was not timed."""
-
-    @property
-    def label(self) -> str:
-        return f"{self.tool} {self.settings}"
-
-    @property
-    def is_ours(self) -> bool:
-        return self.tool == OURS
 
     @property
     def measures(self) -> dict[str, float]:

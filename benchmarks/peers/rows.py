@@ -38,17 +38,11 @@ preprocessing, and the weights as a GGUF file in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One model to measure."""
+class Name:
+    """The tool that made a model, and its settings."""
 
     tool: str
     settings: str
-    make: tuple[str, ...] = ()
-    """Arguments of the interpreter that make the model in ``{out}``; a source is named in braces."""
-    made_in: str = QEXPORT_ENVIRONMENT
-    folder: str = "{out}"
-    """The folder of the model; a row without ``make`` names a source."""
-    program: str = "session"
 
     @property
     def label(self) -> str:
@@ -57,6 +51,18 @@ class Row:
     @property
     def is_ours(self) -> bool:
         return self.tool == OURS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Name):
+    """One model to measure."""
+
+    make: tuple[str, ...] = ()
+    """Arguments of the interpreter that make the model in ``{out}``; a source is named in braces."""
+    made_in: str = QEXPORT_ENVIRONMENT
+    folder: str = "{out}"
+    """The folder of the model; a row without ``make`` names a source."""
+    program: str = "session"
 
 
 def _ours(recipe: str, *options: str) -> Row:

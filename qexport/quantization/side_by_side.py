@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qexport.core import ContractError
-from qexport.quantization.moments import ROWS_AT_ONCE
 from qexport.quantization.walk import Walk
 
 if TYPE_CHECKING:
@@ -30,37 +29,6 @@ class Drifted:
     """``Y.T @ Y / rows``, ``[channels, channels]``."""
     drift: NDArray[np.float64]
     """``(X - Y).T @ Y / rows``, ``[channels, channels]``."""
-
-
-class _Sums:
-    """The running sums of the moments, over rows of both graphs."""
-
-    def __init__(self) -> None:
-        self._waiting: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-        self._waiting_rows = self._rows = 0
-        self._hessian: NDArray[np.float64] | float = 0.0
-        self._drift: NDArray[np.float64] | float = 0.0
-
-    def add(self, exact: NDArray[np.float32], rounded: NDArray[np.float32]) -> None:
-        self._waiting.append((exact, rounded))
-        self._waiting_rows += len(rounded)
-        if self._waiting_rows >= ROWS_AT_ONCE:
-            self._sum_up()
-
-    def _sum_up(self) -> None:
-        x, y = (np.concatenate(part).astype(np.float64) for part in zip(*self._waiting, strict=True))
-        self._hessian += y.T @ y
-        self._drift += np.subtract(x, y, out=x).T @ y
-        self._rows += len(y)
-        self._waiting.clear()
-        self._waiting_rows = 0
-
-    def moments(self) -> Drifted:
-        """The moments over all rows added."""
-        if self._waiting:
-            self._sum_up()
-        hessian, drift = np.asarray(self._hessian), np.asarray(self._drift)
-        return Drifted(hessian=hessian / self._rows, drift=drift / self._rows)
 
 
 class SideBySide:
@@ -83,10 +51,13 @@ class SideBySide:
         Raises:
             ContractError: the activation is not finite.
         """
-        sums = _Sums()
-        for x, y in zip(self._exact.rows(tensor), self._rounded.rows(tensor), strict=True):
-            sums.add(x, y)
-        found = sums.moments()
-        if not (np.isfinite(found.hessian).all() and np.isfinite(found.drift).all()):
+        hessian: NDArray[np.float64] | float = 0.0
+        drift: NDArray[np.float64] | float = 0.0
+        rows = 0
+        for x, y in zip(self._exact.batches(tensor), self._rounded.batches(tensor), strict=True):
+            hessian += y.T @ y
+            drift += np.subtract(x, y, out=x).T @ y
+            rows += len(y)
+        if not (np.isfinite(hessian).all() and np.isfinite(drift).all()):
             raise ContractError(f"{tensor}: not finite on the calibration text; the model overflows in fp32")
-        return found
+        return Drifted(hessian=np.asarray(hessian) / rows, drift=np.asarray(drift) / rows)

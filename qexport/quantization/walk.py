@@ -7,18 +7,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from qexport import runtime
 from qexport.core import cpu, cut, scratch_folder
 from qexport.quantization.portable import make_portable
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx_ir as ir
     from numpy.typing import NDArray
 
     from qexport.inputs import TokenSet
 
 Values = dict[str, "NDArray[Any]"]
+
+ROWS_AT_ONCE = 2048
+"""Rows that are multiplied at once. With the few rows of a window, much of the time would go into adding matrices."""
 
 
 class Walk:
@@ -37,6 +41,20 @@ class Walk:
         self._tokens = tokens
         self._done: set[ir.Node] = set()
         self._held: list[Values] = [{} for _ in tokens.sequences]
+
+    def batches(self, tensor: str) -> Iterator[NDArray[np.float64]]:
+        """An activation in all windows, ``[rows, channels]`` at a time; see :meth:`rows`.
+
+        A batch is whole windows of at least :data:`ROWS_AT_ONCE` rows, and the last batch is the rest.
+        """
+        waiting: list[NDArray[np.float32]] = []
+        for values in self.rows(tensor):
+            waiting.append(values)
+            if sum(map(len, waiting)) >= ROWS_AT_ONCE:
+                yield np.concatenate(waiting).astype(np.float64)
+                waiting.clear()
+        if waiting:
+            yield np.concatenate(waiting).astype(np.float64)
 
     def rows(self, tensor: str) -> Iterator[NDArray[np.float32]]:
         """An activation in each window, ``[tokens, channels]``; one before it can no longer be asked for.

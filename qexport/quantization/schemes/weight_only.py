@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -75,7 +75,6 @@ SLOW = (
     "a token; leave --compute out"
 )
 Rounding = Rtn | Hqq | Gptq | Awq
-T = TypeVar("T")
 NAMES: Mapping[type[Rounding], str] = {Rtn: "rtn", Hqq: "hqq", Gptq: "gptq", Awq: "awq"}
 
 
